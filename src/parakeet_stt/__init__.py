@@ -1,0 +1,66 @@
+"""Speech-to-text for voice agents with NVIDIA's Parakeet models, on the user's own machine.
+
+Names are imported when they are first used, so that neither Pipecat nor MLX loads before that.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from parakeet_stt.model import blas
+
+if TYPE_CHECKING:
+    from parakeet_stt.engine import Engine, Final, Session
+    from parakeet_stt.errors import ParakeetError
+    from parakeet_stt.model.device import MLX_GLOBAL_LOCK
+    from parakeet_stt.model.parakeet import Model, load_model
+    from parakeet_stt.model.stream import Stream
+    from parakeet_stt.service import ParakeetMLXSTTService
+    from parakeet_stt.transcript import Hypothesis, Segment, Token, Transcript, Word
+
+# Before anybody imports mlx: afterwards it is too late.
+blas.prepare()
+
+__version__ = version("pipecat-parakeet-stt")
+
+_HOMES = {
+    "Engine": "engine",
+    "Final": "engine",
+    "Hypothesis": "transcript",
+    "MLX_GLOBAL_LOCK": "model.device",
+    "Model": "model.parakeet",
+    "ParakeetError": "errors",
+    "ParakeetMLXSTTService": "service",
+    "Segment": "transcript",
+    "Session": "engine",
+    "Stream": "model.stream",
+    "Token": "transcript",
+    "Transcript": "transcript",
+    "Word": "transcript",
+    "load_model": "model.parakeet",
+}
+
+__all__ = [
+    "MLX_GLOBAL_LOCK",
+    "Engine",
+    "Final",
+    "Hypothesis",
+    "Model",
+    "ParakeetError",
+    "ParakeetMLXSTTService",
+    "Segment",
+    "Session",
+    "Stream",
+    "Token",
+    "Transcript",
+    "Word",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

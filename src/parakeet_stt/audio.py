@@ -1,0 +1,168 @@
+"""Audio at the edge: files and PCM in, float32 mono at 16 kHz out.
+
+Conversion and resampling happen here and once; everything behind this module sees only
+``float32 [samples]`` at :data:`SAMPLE_RATE`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from parakeet_stt.errors import AudioError
+
+Samples = npt.NDArray[np.float32]
+
+SAMPLE_RATE = 16_000
+"""Hz; what every Parakeet model hears."""
+
+_MIN_RATE, _MAX_RATE = 4_000, 384_000
+
+
+def as_samples(audio: Any) -> Samples:
+    """Check samples that are said to be mono at 16 kHz and give them as ``float32 [samples]``.
+
+    Args:
+        audio: One-dimensional array; floats within -1 to 1, or int16.
+
+    Raises:
+        AudioError: Another shape or kind of number, or a value that is not finite.
+    """
+    array = np.asarray(audio)
+    if array.ndim != 1:
+        raise AudioError(f"expected mono samples of shape [samples], got shape {array.shape}")
+    if array.dtype == np.int16:
+        return array.astype(np.float32) / 32768
+    if not np.issubdtype(array.dtype, np.floating):
+        raise AudioError(f"expected samples as float32 or int16, got {array.dtype}")
+    samples = array.astype(np.float32, copy=False)
+    if not np.isfinite(samples).all():
+        raise AudioError("the audio has samples that are not finite numbers")
+    return samples
+
+
+def pcm16(data: bytes, channels: int = 1) -> Samples:
+    """Little-endian 16-bit PCM as ``float32 [samples]``; channels are averaged.
+
+    Raises:
+        AudioError: The bytes are not a whole number of samples of all channels.
+    """
+    if channels < 1:
+        raise AudioError(f"audio needs at least one channel, got {channels}")
+    if len(data) % (2 * channels):
+        raise AudioError(
+            f"{len(data)} bytes are not a whole number of 16-bit samples of {channels} channel(s)"
+        )
+    samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+    return samples if channels == 1 else samples.reshape(-1, channels).mean(axis=1)
+
+
+class Resampler:
+    """Streaming resampler to 16 kHz that keeps its state between pieces (soxr, high quality).
+
+    Args:
+        rate: Sample rate of what is fed, Hz.
+
+    Raises:
+        AudioError: A rate outside 4 to 384 kHz.
+    """
+
+    def __init__(self, rate: int) -> None:
+        if not _MIN_RATE <= rate <= _MAX_RATE:
+            raise AudioError(f"sample rate {rate} Hz: expected {_MIN_RATE} to {_MAX_RATE} Hz")
+        self.rate = rate
+        self._stream = self._open()
+
+    def __call__(self, samples: Samples) -> Samples:
+        """Feed ``float32 [samples]`` at :attr:`rate`; returns what is ready at 16 kHz."""
+        return samples if self._stream is None else self._stream.resample_chunk(samples)
+
+    def flush(self) -> Samples:
+        """What is still held back; afterwards the resampler starts anew."""
+        if self._stream is None:
+            return np.zeros(0, np.float32)
+        rest: Samples = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        self._stream = self._open()
+        return rest
+
+    def _open(self) -> Any:
+        if self.rate == SAMPLE_RATE:
+            return None
+        return soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, dtype="float32")
+
+
+def read_audio(path: str | Path) -> Samples:
+    """Decode a file of any common format to ``float32 [samples]``, mono, 16 kHz.
+
+    Raises:
+        AudioError: No such file, or nothing here can decode it; the message says what is missing.
+    """
+    blocks = list(read_blocks(path))
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def read_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[Samples]:
+    """Decode a file piece by piece, so that hours of audio need no memory of their own.
+
+    libsndfile reads WAV, FLAC, Ogg and MP3; for everything else ffmpeg is asked where installed.
+
+    Args:
+        path: The file.
+        seconds: About how much audio a piece holds.
+
+    Raises:
+        AudioError: As :func:`read_audio`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise AudioError(f"no such audio file: {file}")
+    try:
+        sound = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        yield from _read_with_ffmpeg(file, seconds, str(error))
+        return
+    with sound:
+        resample = Resampler(sound.samplerate)
+        try:
+            for block in sound.blocks(
+                int(sound.samplerate * seconds), dtype="float32", always_2d=True
+            ):
+                yield resample(block.mean(axis=1))
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{file} is damaged: {error}") from error
+        yield resample.flush()
+
+
+def duration_of(path: str | Path) -> float | None:
+    """Length of a file in seconds, or None where only decoding it would tell."""
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except soundfile.LibsndfileError:
+        return None
+
+
+def _read_with_ffmpeg(file: Path, seconds: float, reason: str) -> Iterator[Samples]:
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise AudioError(
+            f"{file} cannot be decoded: {reason.strip()} WAV, FLAC, Ogg and MP3 are read as they "
+            f"are; other formats need ffmpeg, which is not installed."
+        )
+    command = [program, "-nostdin", "-v", "error", "-i", f"file:{file}"]
+    command += ["-f", "f32le", "-ac", "1", "-ar", str(SAMPLE_RATE), "-"]
+    size = int(SAMPLE_RATE * seconds) * 4
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        while data := process.stdout.read(size):
+            yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+        message = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise AudioError(f"{file} cannot be decoded: {message or 'ffmpeg failed'}")

@@ -1,0 +1,166 @@
+"""A model's configuration, as far as this package needs it.
+
+Read from a parakeet-mlx folder's ``config.json`` (NeMo's YAML as JSON) or from an onnx-asr
+export's (``model_type`` and a vocabulary file). A configuration that cannot be run is refused
+here, with the key and its value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from parakeet_stt.errors import ModelFormatError
+
+Kind = Literal["tdt", "rnnt", "ctc"]
+
+ENCODER_HOP = 8
+"""Mel frames per encoder frame."""
+
+_MAX_SYMBOLS = 10
+_TDT_DURATIONS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What distinguishes one Parakeet model from another.
+
+    Attributes:
+        kind: How it decodes.
+        features: Mel bins.
+        vocabulary: Pieces by id; blank is the id after the last.
+        durations: Encoder frames that a TDT token may span; empty for the other kinds.
+        max_symbols: Most tokens that may be emitted on one encoder frame.
+    """
+
+    kind: Kind
+    features: int
+    vocabulary: tuple[str, ...]
+    durations: tuple[int, ...] = ()
+    max_symbols: int = _MAX_SYMBOLS
+
+    @property
+    def blank(self) -> int:
+        """Id of the blank token."""
+        return len(self.vocabulary)
+
+
+def from_nemo(config: dict[str, Any], where: Path) -> ModelConfig:
+    """Read NeMo's configuration as parakeet-mlx's folders hold it.
+
+    Args:
+        config: The parsed ``config.json``.
+        where: The file, for messages.
+
+    Raises:
+        ModelFormatError: A key is missing or has a value that this version cannot run.
+    """
+    reader = _Reader(config, where)
+    reader.expect("preprocessor.sample_rate", 16_000)
+    reader.expect("preprocessor.normalize", "per_feature")
+    reader.expect("preprocessor.window_size", 0.025)
+    reader.expect("preprocessor.window_stride", 0.01)
+    reader.expect("preprocessor.n_fft", 512)
+    reader.expect("encoder.subsampling_factor", ENCODER_HOP)
+    reader.expect("encoder.subsampling", "dw_striding")
+    reader.expect("encoder.causal_downsampling", False, default=False)
+    reader.expect("encoder.self_attention_model", "rel_pos")
+    reader.expect("encoder.conv_norm_type", "batch_norm", default="batch_norm")
+    features = int(reader.get("preprocessor.features"))
+    reader.expect("encoder.feat_in", features)
+
+    target = str(reader.get("target"))
+    name = target.rsplit(".", 1)[-1]
+    if name == "EncDecCTCModelBPE":
+        return ModelConfig("ctc", features, tuple(reader.get("decoder.vocabulary")))
+    if name not in ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel"):
+        raise ModelFormatError(
+            f"{where}: target={target!r} is not a model that this version can run; it runs "
+            f"Parakeet TDT, RNN-T, CTC and their hybrids."
+        )
+    durations = tuple(int(d) for d in reader.get("model_defaults.tdt_durations", default=()) or ())
+    if durations:
+        reader.expect("decoding.durations", list(durations), default=list(durations))
+    greedy = reader.get("decoding.greedy", default=None) or {}
+    return ModelConfig(
+        kind="tdt" if durations else "rnnt",
+        features=features,
+        vocabulary=tuple(reader.get("joint.vocabulary")),
+        durations=durations,
+        max_symbols=int(greedy.get("max_symbols") or _MAX_SYMBOLS),
+    )
+
+
+def from_onnx_asr(config: dict[str, Any], vocabulary: Path, where: Path) -> ModelConfig:
+    """Read an onnx-asr export's configuration and vocabulary file.
+
+    Raises:
+        ModelFormatError: As :func:`from_nemo`.
+    """
+    reader = _Reader(config, where)
+    reader.expect("subsampling_factor", ENCODER_HOP, default=ENCODER_HOP)
+    model_type = str(reader.get("model_type"))
+    kinds: dict[str, Kind] = {
+        "nemo-conformer-tdt": "tdt",
+        "nemo-conformer-rnnt": "rnnt",
+        "nemo-conformer-ctc": "ctc",
+    }
+    if model_type not in kinds:
+        raise ModelFormatError(
+            f"{where}: model_type={model_type!r} is not a model that this version can run; it "
+            f"runs {', '.join(kinds)}."
+        )
+    kind = kinds[model_type]
+    return ModelConfig(
+        kind=kind,
+        features=int(reader.get("features_size", default=80)),
+        vocabulary=read_vocabulary(vocabulary),
+        durations=_TDT_DURATIONS if kind == "tdt" else (),
+        max_symbols=int(reader.get("max_tokens_per_step", default=_MAX_SYMBOLS)),
+    )
+
+
+def read_vocabulary(path: Path) -> tuple[str, ...]:
+    """Pieces of a ``vocab.txt`` (``piece id`` a line, ``<blk>`` last), in the order of their ids.
+
+    Raises:
+        ModelFormatError: A line is not of that form, or the ids have gaps.
+    """
+    pieces: dict[int, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        piece, _, identifier = line.rpartition(" ")
+        if not identifier.isdecimal():
+            raise ModelFormatError(f"{path}:{number}: expected 'piece id', got {line!r}")
+        pieces[int(identifier)] = piece
+    if sorted(pieces) != list(range(len(pieces))) or not pieces:
+        raise ModelFormatError(f"{path}: the ids do not run from 0 without a gap")
+    if pieces[len(pieces) - 1] != "<blk>":
+        raise ModelFormatError(f"{path}: the last piece is {pieces[len(pieces) - 1]!r}, not <blk>")
+    return tuple(pieces[i] for i in range(len(pieces) - 1))
+
+
+class _Reader:
+    """Looks values up by dotted key and says which one is wrong."""
+
+    def __init__(self, config: dict[str, Any], where: Path) -> None:
+        self._config = config
+        self._where = where
+
+    def get(self, key: str, **default: Any) -> Any:
+        value: Any = self._config
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                if default:
+                    return default["default"]
+                raise ModelFormatError(f"{self._where}: the key {key} is missing")
+            value = value[part]
+        return value
+
+    def expect(self, key: str, wanted: Any, **default: Any) -> None:
+        value = self.get(key, **default)
+        if value != wanted:
+            raise ModelFormatError(
+                f"{self._where}: {key}={value!r} cannot be run by this version, which expects "
+                f"{wanted!r}"
+            )

@@ -1,0 +1,310 @@
+"""Encoder frames to tokens: greedy TDT, RNN-T and CTC decoding, in numpy.
+
+The loops are NeMo's (``GreedyTDTInfer``, ``GreedyRNNTInfer``, ``GreedyCTCInfer``), with a state
+that is carried from one window of frames to the next: the predictor's output, and how far the
+last duration reaches into frames that have not been heard yet. Nothing here waits for a device
+except where an ONNX export keeps its decoder in a graph of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from parakeet_stt.model.config import ModelConfig
+from parakeet_stt.model.encoder import EncoderFrames
+
+Floats = npt.NDArray[np.float32]
+
+_TSALLIS_ALPHA = 1 / 3
+"""NeMo's default for confidences from Tsallis entropy (``ConfidenceMethodConfig``)."""
+
+
+@dataclass(frozen=True)
+class Emission:
+    """A token as the decoder emits it.
+
+    Attributes:
+        token: Id in the vocabulary.
+        frame: Encoder frame, counted from where decoding began.
+        duration: Encoder frames that it spans; 0 where the model does not say.
+        confidence: 0 to 1, by :func:`confidence`.
+    """
+
+    token: int
+    frame: int
+    duration: int
+    confidence: float
+
+
+class DecoderState(Protocol):
+    """Where decoding stands after a run of frames: an immutable value, safe to keep and reuse."""
+
+    @property
+    def frame(self) -> int:
+        """Encoder frames decoded so far."""
+        ...
+
+
+S = TypeVar("S", bound=DecoderState)
+
+
+class Decoder(Protocol[S]):
+    """A greedy decoder that can stop after any frame and go on from there."""
+
+    def initial(self) -> S:
+        """The state before the first frame."""
+        ...
+
+    def decode(self, frames: EncoderFrames, state: S) -> tuple[list[Emission], S]:
+        """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
+        ...
+
+
+class Network(Protocol):
+    """Prediction network and joint of a transducer."""
+
+    def initial(self) -> Any:
+        """The predictor before the first token (NeMo feeds it zeros, not an embedding)."""
+        ...
+
+    def advance(self, token: int, predictor: Any) -> Any:
+        """The predictor after one more token."""
+        ...
+
+    def project(self, frames: EncoderFrames) -> Floats:
+        """What of the joint depends on the encoder frames alone, for all of them at once."""
+        ...
+
+    def joint(self, projected: Floats, predictor: Any) -> Floats:
+        """Logits of tokens, blank, then durations, for one projected frame: float32 [outputs]."""
+        ...
+
+
+@dataclass(frozen=True)
+class TransducerState:
+    """State of :class:`GreedyTransducer`.
+
+    Attributes:
+        predictor: The prediction network after the last token.
+        frame: Encoder frames decoded so far.
+        skip: Frames, from ``frame`` on, that the last duration jumps over.
+        symbols: Tokens emitted on the next frame already.
+    """
+
+    predictor: Any
+    frame: int = 0
+    skip: int = 0
+    symbols: int = 0
+
+
+class GreedyTransducer:
+    """Greedy decoding of TDT and RNN-T models.
+
+    TDT: Xu et al., "Efficient Sequence Transduction by Jointly Predicting Tokens and Durations",
+    2023. An RNN-T is the same loop with one duration: none for a token, one frame for a blank.
+
+    Args:
+        config: The model's configuration.
+        network: Its prediction network and joint.
+    """
+
+    def __init__(self, config: ModelConfig, network: Network) -> None:
+        self._network = network
+        self._blank = config.blank
+        self._durations = config.durations
+        self._max_symbols = config.max_symbols
+
+    def initial(self) -> TransducerState:
+        """The state before the first frame."""
+        return TransducerState(self._network.initial())
+
+    def decode(
+        self, frames: EncoderFrames, state: TransducerState
+    ) -> tuple[list[Emission], TransducerState]:
+        """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
+        network, predictor = self._network, state.predictor
+        projected = network.project(frames[state.skip :])
+        position, symbols = state.skip, state.symbols
+        emissions: list[Emission] = []
+        while position < len(frames):
+            logits = network.joint(projected[position - state.skip], predictor)
+            tokens = logits[: self._blank + 1]
+            token = int(tokens.argmax())
+            duration = self._duration(logits)
+            symbols += 1
+            if token != self._blank:
+                emissions.append(
+                    Emission(token, state.frame + position, duration, confidence(tokens))
+                )
+                predictor = network.advance(token, predictor)
+            elif duration == 0:
+                duration = 1  # A blank always moves on.
+            if symbols >= self._max_symbols and duration == 0:
+                duration = 1  # Too much for one frame: the model is stuck.
+            if duration:
+                position += duration
+                symbols = 0
+        end = TransducerState(
+            predictor, state.frame + len(frames), position - len(frames), symbols
+        )
+        return emissions, end
+
+    def _duration(self, logits: Floats) -> int:
+        if not self._durations:
+            return 0
+        return self._durations[int(logits[self._blank + 1 :].argmax())]
+
+
+@dataclass(frozen=True)
+class CTCState:
+    """State of :class:`GreedyCTC`: the last frame's token, and the frames decoded so far."""
+
+    last: int
+    frame: int = 0
+
+
+class GreedyCTC:
+    """Greedy decoding of CTC models: the best token of each frame, repetitions merged.
+
+    Args:
+        config: The model's configuration.
+        weight: Output layer, float32 [outputs, width]; None where the frames are already
+            the outputs (an ONNX export).
+        bias: float32 [outputs].
+    """
+
+    def __init__(self, config: ModelConfig, weight: Floats | None, bias: Floats | None) -> None:
+        self._blank = config.blank
+        self._weight = weight
+        self._bias = bias
+
+    def initial(self) -> CTCState:
+        """The state before the first frame."""
+        return CTCState(self._blank)
+
+    def decode(self, frames: EncoderFrames, state: CTCState) -> tuple[list[Emission], CTCState]:
+        """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
+        logits = frames if self._weight is None else frames @ self._weight.T + self._bias
+        best = logits.argmax(axis=1)
+        emissions: list[Emission] = []
+        last = state.last
+        for index, token in enumerate(best.tolist()):
+            if token not in (last, self._blank):
+                emissions.append(
+                    Emission(token, state.frame + index, 1, confidence(logits[index]))
+                )
+            elif token == last != self._blank and emissions:
+                emissions[-1] = replace(emissions[-1], duration=emissions[-1].duration + 1)
+            last = token
+        return emissions, CTCState(last, state.frame + len(frames))
+
+
+@dataclass(frozen=True)
+class LSTMPredictor:
+    """A prediction network's state: hidden and cell ``[layers, width]``, and its joint output."""
+
+    hidden: Floats
+    cell: Floats
+    projected: Floats
+
+
+class NumpyNetwork:
+    """Prediction network (LSTM) and joint of a transducer, from a folder's weights.
+
+    Args:
+        weights: float32 arrays by parakeet-mlx's names.
+        activation: Of the joint: ``relu``, ``tanh`` or ``sigmoid``.
+
+    Raises:
+        KeyError: A weight is missing.
+    """
+
+    def __init__(self, weights: dict[str, Floats], activation: str) -> None:
+        self._embedding = weights["decoder.prediction.embed.weight"]
+        prefix = "decoder.prediction.dec_rnn.lstm"
+        layers = sum(name.startswith(prefix) and name.endswith(".Wx") for name in weights)
+        self._layers = [
+            (
+                # Input and hidden state are multiplied in one product.
+                np.ascontiguousarray(
+                    np.hstack((weights[f"{prefix}.{i}.Wx"], weights[f"{prefix}.{i}.Wh"]))
+                ),
+                weights[f"{prefix}.{i}.bias"],
+            )
+            for i in range(layers)
+        ]
+        self._encoder = weights["joint.enc.weight"], weights["joint.enc.bias"]
+        self._predictor = weights["joint.pred.weight"], weights["joint.pred.bias"]
+        self._output = weights["joint.joint_net.2.weight"], weights["joint.joint_net.2.bias"]
+        self._activation = _ACTIVATIONS[activation]
+
+    def initial(self) -> LSTMPredictor:
+        """The predictor after an embedding of zeros, which is what NeMo starts from."""
+        width = len(self._layers[0][1]) // 4
+        zeros = np.zeros((len(self._layers), width), np.float32)
+        return self._step(np.zeros(self._embedding.shape[1], np.float32), zeros, zeros)
+
+    def advance(self, token: int, predictor: LSTMPredictor) -> LSTMPredictor:
+        """The predictor after one more token."""
+        return self._step(self._embedding[token], predictor.hidden, predictor.cell)
+
+    def project(self, frames: EncoderFrames) -> Floats:
+        """The joint's projection of encoder frames ``[frames, width]``."""
+        weight, bias = self._encoder
+        projected: Floats = frames @ weight.T + bias
+        return projected
+
+    def joint(self, projected: Floats, predictor: LSTMPredictor) -> Floats:
+        """Logits of tokens, blank, then durations: float32 [outputs]."""
+        weight, bias = self._output
+        logits: Floats = weight @ self._activation(projected + predictor.projected) + bias
+        return logits
+
+    def _step(self, value: Floats, hidden: Floats, cell: Floats) -> LSTMPredictor:
+        hiddens, cells = [], []
+        for (weight, bias), h, c in zip(self._layers, hidden, cell, strict=True):
+            gates = weight @ np.concatenate((value, h)) + bias
+            take, forget, candidate, give = np.split(gates, 4)
+            c = _sigmoid(forget) * c + _sigmoid(take) * np.tanh(candidate)
+            value = _sigmoid(give) * np.tanh(c)
+            hiddens.append(value)
+            cells.append(c)
+        weight, bias = self._predictor
+        return LSTMPredictor(np.stack(hiddens), np.stack(cells), weight @ value + bias)
+
+
+def confidence(logits: Floats) -> float:
+    """How sure the model is of a choice: 0 (every token alike) to 1 (one token only).
+
+    NeMo's default measure (``entropy`` of Tsallis with alpha 1/3, exponentially normalised;
+    Laptev and Ginsburg, "Fast Entropy-Based Methods of Word-Level Confidence Estimation", 2022).
+    Where Shannon's entropy says 0.99 of nearly everything, it discriminates.
+
+    Args:
+        logits: Of all tokens and blank, float32 [tokens + 1].
+    """
+    shifted = logits.astype(np.float64) - logits.max()
+    log_probabilities = shifted - np.log(np.exp(shifted).sum())
+    scale = 1 - _TSALLIS_ALPHA
+    entropy = (np.exp(_TSALLIS_ALPHA * log_probabilities).sum() - 1) / scale
+    largest = (len(logits) ** scale - 1) / scale
+    return float((np.exp(-entropy) - np.exp(-largest)) / (1 - np.exp(-largest)))
+
+
+def _sigmoid(x: Floats) -> Floats:
+    # By way of tanh, which does not overflow.
+    half = np.float32(0.5)
+    result: Floats = half * np.tanh(half * x) + half
+    return result
+
+
+def _relu(x: Floats) -> Floats:
+    result: Floats = np.maximum(x, np.float32(0))
+    return result
+
+
+_ACTIVATIONS: dict[str, Any] = {"relu": _relu, "tanh": np.tanh, "sigmoid": _sigmoid}

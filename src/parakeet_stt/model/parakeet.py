@@ -1,0 +1,235 @@
+"""A model, ready to transcribe: configuration, encoder and decoder behind one synchronous face."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+from loguru import logger
+
+from parakeet_stt.audio import Samples, read_blocks
+from parakeet_stt.errors import ModelFormatError
+from parakeet_stt.model import hub
+from parakeet_stt.model.decoder import (
+    Decoder,
+    Floats,
+    GreedyCTC,
+    GreedyTransducer,
+    Network,
+    NumpyNetwork,
+)
+from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.hub import ModelFiles
+from parakeet_stt.model.stream import Stream, StreamOptions
+from parakeet_stt.settings import Attention, Backend, ContextSize, Precision, load_settings
+from parakeet_stt.transcript import Transcript
+
+WARM_UP_SECONDS = (0.5, 2.0)
+"""Lengths of silence that :meth:`Model.warm_up` transcribes: kernels are compiled per shape."""
+
+
+class Model:
+    """A Parakeet model. Make one with :func:`load_model`; any number of streams may share it.
+
+    Attributes:
+        name: The source that it was loaded from.
+        config: Its configuration.
+        encoder: Its encoder.
+    """
+
+    def __init__(self, files: ModelFiles, encoder: Encoder, decoder: Decoder[Any]) -> None:
+        self.name = files.source
+        self.config = files.config
+        self.encoder = encoder
+        self._decoder = decoder
+
+    def __repr__(self) -> str:
+        return (
+            f"<Model {self.name}: {self.config.kind} on {self.encoder.name}, "
+            f"{self.encoder.device}, {self.encoder.precision}>"
+        )
+
+    def transcribe_stream(
+        self, context_size: ContextSize = (256, 256), attention: Attention = "local"
+    ) -> Stream:
+        """Open a stream, to be used as a context manager.
+
+        Args:
+            context_size: Left and right context in encoder frames of 80 ms.
+            attention: ``local`` or ``full``; an ONNX encoder knows ``full`` only.
+
+        Raises:
+            ConfigurationError: An option that cannot be used.
+        """
+        return self.open_stream(StreamOptions(context_size, attention))
+
+    def open_stream(self, options: StreamOptions) -> Stream:
+        """Open a stream with options that have been checked already."""
+        return Stream(self.config, self.encoder, self._decoder, options)
+
+    def transcribe(
+        self,
+        audio: Samples | str | Path,
+        context_size: ContextSize = (256, 256),
+        attention: Attention = "local",
+        progress: Callable[[float], None] | None = None,
+    ) -> Transcript:
+        """Transcribe samples or a file, of any length.
+
+        What is longer than half a minute is encoded in overlapping windows.
+
+        Args:
+            audio: ``float32 [samples]``, mono, 16 kHz; or a file of any common format.
+            context_size: As :meth:`transcribe_stream`.
+            attention: As :meth:`transcribe_stream`.
+            progress: Called with the seconds of a file that have been heard.
+
+        Raises:
+            AudioError: The file cannot be decoded, or the samples are not as described.
+            ConfigurationError: An option that cannot be used.
+        """
+        with self.transcribe_stream(context_size, attention) as stream:
+            blocks = read_blocks(audio) if isinstance(audio, str | Path) else (audio,)
+            for block in blocks:
+                stream.feed(block)
+                if progress is not None:
+                    progress(stream.seconds)
+            return stream.finish()
+
+    def warm_up(self) -> None:
+        """Run once over silence, so that the first words do not wait for kernels."""
+        for seconds in WARM_UP_SECONDS:
+            self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
+
+
+_loaded: dict[tuple[Any, ...], Model] = {}
+_loading = threading.Lock()
+
+
+def load_model(
+    source: str | Path | None = None,
+    *,
+    precision: Precision | None = None,
+    backend: Backend | None = None,
+    cache_dir: Path | None = None,
+) -> Model:
+    """Load a model; the same choice gives the same shared model.
+
+    Args:
+        source: ``tiny``, a known name, a folder, or a Hugging Face id. Everything that is not
+            given comes from the environment (``PARAKEET_MODEL`` and so on).
+        precision: ``bf16``, ``fp32``, or ``auto``: bf16 on a GPU, fp32 on a CPU.
+        backend: ``mlx``, ``onnx`` or ``auto``.
+        cache_dir: Where downloads are kept.
+
+    Raises:
+        ParakeetError: One of its kinds, each saying what to do: the model does not exist, cannot
+            be had now, or is not one that this version can run.
+    """
+    settings = load_settings(
+        model=None if source is None else str(source),
+        precision=precision,
+        backend=backend,
+        cache_dir=cache_dir,
+    )
+    with _loading:
+        # The ONNX encoder must not bring MLX along where it is not wanted.
+        gpu = settings.backend != "onnx" and _mlx_has_gpu()
+        files = hub.find_model(settings.model, settings.backend, gpu, settings.cache_dir)
+        chosen = _precision(settings.precision, gpu) if files.backend == "mlx" else "fp32"
+        key = (files.folder, files.backend, chosen)
+        if key not in _loaded:
+            _loaded[key] = _load(files, chosen)
+            logger.info(f"loaded {_loaded[key]!r}")
+        return _loaded[key]
+
+
+def _mlx_has_gpu() -> bool:
+    from parakeet_stt.model.mlx_encoder import has_gpu
+
+    return has_gpu()
+
+
+_said_fp32 = False
+
+
+def _precision(wanted: Precision, gpu: bool) -> Literal["bf16", "fp32"]:
+    global _said_fp32
+    if wanted != "auto":
+        return wanted
+    if gpu:
+        return "bf16"
+    if not _said_fp32:
+        _said_fp32 = True
+        logger.info("MLX has no GPU here: computing in fp32, which a CPU does faster than bf16")
+    return "fp32"
+
+
+def _load(files: ModelFiles, precision: Literal["bf16", "fp32"]) -> Model:
+    config, weights = files.config, _read_decoder_weights(files)
+    encoder: Encoder
+    if files.backend == "mlx":
+        from parakeet_stt.model.mlx_encoder import MLXEncoder
+
+        assert files.weights is not None
+        encoder = MLXEncoder(files.raw, files.weights, precision)
+    else:
+        from parakeet_stt.model.onnx_encoder import OnnxEncoder
+
+        encoder = OnnxEncoder(files.onnx_encoder)
+    try:
+        decoder = _decoder(files, weights)
+    except KeyError as error:
+        raise ModelFormatError(f"{files.folder}: the weights lack {error}") from error
+    wanted = config.blank + 1 + len(config.durations)
+    outputs = next(
+        (len(w) for n, w in weights.items() if n in ("joint.joint_net.2.bias", _CTC_BIAS)), wanted
+    )
+    if outputs != wanted:
+        raise ModelFormatError(
+            f"{files.folder}: the weights have {outputs} outputs where the configuration's "
+            f"vocabulary and durations make {wanted}"
+        )
+    return Model(files, encoder, decoder)
+
+
+_CTC_BIAS = "decoder.decoder_layers.0.bias"
+
+
+def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
+    """The decoder in numpy where its weights are at hand, else the export's own graph."""
+    config = files.config
+    if config.kind == "ctc":
+        if files.backend == "onnx":
+            return GreedyCTC(config, None, None)
+        weight = weights["decoder.decoder_layers.0.weight"]
+        return GreedyCTC(config, weight[:, 0, :], weights[_CTC_BIAS])
+    network: Network
+    if weights:
+        network = NumpyNetwork(weights, str(files.raw["joint"]["jointnet"]["activation"]))
+    else:
+        from parakeet_stt.model.onnx_encoder import OnnxNetwork
+
+        network = OnnxNetwork(files.onnx_decoder, config.blank, len(config.durations))
+    return GreedyTransducer(config, network)
+
+
+def _read_decoder_weights(files: ModelFiles) -> dict[str, Floats]:
+    """Everything of a parakeet-mlx folder's weights but the encoder, as float32."""
+    if files.weights is None:
+        return {}
+    weights: dict[str, Floats] = {}
+    try:
+        with safetensors.safe_open(files.weights, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+                if not name.startswith("encoder."):
+                    weights[name] = np.asarray(file.get_tensor(name)).astype(np.float32)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelFormatError(
+            f"{files.weights} cannot be read: {error}. Delete it, so that it is downloaded again."
+        ) from error
+    return weights

@@ -1,0 +1,127 @@
+"""Every ``PARAKEET_*`` variable, in one table.
+
+An adapter reads its defaults here and nowhere else; docs/configuration.md and ``.env.example``
+are checked against this table by the tests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from parakeet_stt.errors import ConfigurationError
+
+Backend = Literal["auto", "mlx", "onnx"]
+Precision = Literal["auto", "bf16", "fp32"]
+Attention = Literal["local", "full"]
+ContextSize = tuple[int, int]
+
+DEFAULT_MODEL = "mlx-community/parakeet-tdt-0.6b-v2"
+
+
+class ParakeetSettings(BaseSettings):
+    """Settings from the environment; every field is the variable ``PARAKEET_<FIELD>``."""
+
+    model_config = SettingsConfigDict(env_prefix="PARAKEET_", extra="ignore")
+
+    model: str = Field(
+        DEFAULT_MODEL,
+        min_length=1,
+        description="The model: `tiny` (bundled), a known name, a Hugging Face id or a folder.",
+    )
+    backend: Backend = Field(
+        "auto",
+        description="What runs the encoder: `mlx`, `onnx`, or `auto`: MLX where it has a GPU, "
+        "otherwise ONNX Runtime where the model has an ONNX encoder, otherwise MLX on the CPU.",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Arithmetic of the MLX encoder: `bf16`, `fp32`, or `auto`: bf16 on a GPU, "
+        "fp32 on a CPU. The ONNX encoder computes as it was exported.",
+    )
+    context_size: Annotated[ContextSize, NoDecode] = Field(
+        (256, 256),
+        description="Left and right context in encoder frames of 80 ms, `left,right`: how much "
+        "history is kept in the window, and how old text has to be before it is committed.",
+    )
+    attention_mode: Attention = Field(
+        "local",
+        description="Attention of the MLX encoder: `local` sees `context_size` frames to either "
+        "side, `full` the whole window. The ONNX encoder knows `full` only.",
+    )
+    chunk_ms: int = Field(
+        100,
+        ge=20,
+        le=2000,
+        description="Shortest time between interims, in milliseconds of audio (50 to 200 "
+        "recommended); under load they come less often.",
+    )
+    emit_partial: bool = Field(True, description="Whether interims are sent.")
+    min_confidence: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Finals of lower confidence (0 to 1) are dropped; 0 keeps everything.",
+    )
+    preroll_ms: int = Field(
+        600,
+        ge=500,
+        le=5000,
+        description="Audio kept from before the VAD says that speech began, in milliseconds: the "
+        "VAD is late by its own start time, and the first word must not be.",
+    )
+    blas: str = Field(
+        "auto",
+        description="BLAS for MLX on Linux CPUs: `auto` (the first of OpenBLAS, BLIS and MKL that "
+        "is there), `off`, or a library's path. Read once, when the package is imported.",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="Folder for downloaded models; by default Hugging Face's own cache.",
+    )
+
+    @field_validator("context_size", mode="before")
+    @classmethod
+    def _split_pair(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return value
+
+    @field_validator("context_size")
+    @classmethod
+    def _check_context(cls, value: ContextSize) -> ContextSize:
+        if min(value) < 1:
+            raise ValueError("both sides must be at least 1 encoder frame (80 ms)")
+        return value
+
+    @field_validator("backend", "precision", "attention_mode", mode="before")
+    @classmethod
+    def _lower_case(cls, value: Any) -> Any:
+        return value.strip().lower() if isinstance(value, str) else value
+
+
+def load_settings(**overrides: Any) -> ParakeetSettings:
+    """Read the environment; ``overrides`` (by field name) win over it, ``None`` meaning not given.
+
+    Raises:
+        ConfigurationError: A value cannot be used; the message names the variable, what it was
+            and what is expected.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return ParakeetSettings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(
+            "; ".join(
+                f"{variable_name(str(item['loc'][0]))}={item['input']!r}: {item['msg']}"
+                for item in error.errors()
+            )
+        ) from error
+
+
+def variable_name(field: str) -> str:
+    """Name of the environment variable of a field of :class:`ParakeetSettings`."""
+    return f"PARAKEET_{field.upper()}"

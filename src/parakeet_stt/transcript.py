@@ -1,0 +1,243 @@
+"""What was said: tokens, words, segments, and the formats they are written in.
+
+Times are seconds of audio since the session, stream or file began. Knows nothing of how the
+tokens were found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+WORD_MARK = "\u2581"
+"""SentencePiece's mark for the space before a word."""
+
+_SENTENCE_END = (".", "?", "!", "。", "？", "！")  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Token:
+    """One piece of the model's vocabulary, where it was heard.
+
+    Attributes:
+        id: Its number in the vocabulary.
+        piece: Its text as the vocabulary has it, ``▁`` standing for a space.
+        start: Seconds.
+        end: Seconds.
+        confidence: 0 (a guess) to 1 (certain).
+    """
+
+    id: int
+    piece: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with the punctuation that follows it.
+
+    Attributes:
+        text: The word, without spaces around it.
+        start: Seconds.
+        end: Seconds.
+        confidence: That of its least certain token, as NeMo's aggregation ``min``.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sentence: words up to a full stop, question or exclamation mark."""
+
+    words: tuple[Word, ...]
+
+    @property
+    def text(self) -> str:
+        """The words, separated by spaces."""
+        return " ".join(word.text for word in self.words)
+
+    @property
+    def start(self) -> float:
+        """Seconds."""
+        return self.words[0].start
+
+    @property
+    def end(self) -> float:
+        """Seconds."""
+        return self.words[-1].end
+
+    @property
+    def confidence(self) -> float:
+        """Mean confidence of the words."""
+        return fmean(word.confidence for word in self.words)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The final of a segment of speech, or of a whole file.
+
+    Attributes:
+        tokens: In the order in which they were heard.
+        start: Where the audio that was transcribed begins, seconds.
+        end: Where it ends, seconds.
+        language: BCP 47 code where it is known.
+    """
+
+    tokens: tuple[Token, ...]
+    start: float = 0.0
+    end: float = 0.0
+    language: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text, without spaces around it; empty when nothing was said."""
+        return text_of(token.piece for token in self.tokens)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words with their times and confidences."""
+        return words_of(self.tokens)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The sentences."""
+        sentences: list[list[Word]] = [[]]
+        for word in self.words:
+            sentences[-1].append(word)
+            if word.text.endswith(_SENTENCE_END):
+                sentences.append([])
+        return tuple(Segment(tuple(words)) for words in sentences if words)
+
+    @property
+    def confidence(self) -> float:
+        """Mean confidence of the words, 0 to 1; 0 when nothing was said."""
+        words = self.words
+        return fmean(word.confidence for word in words) if words else 0.0
+
+    def shifted(self, seconds: float) -> Transcript:
+        """The same transcript, with all of its times later by ``seconds``."""
+        return replace(
+            self,
+            tokens=tuple(
+                replace(token, start=token.start + seconds, end=token.end + seconds)
+                for token in self.tokens
+            ),
+            start=self.start + seconds,
+            end=self.end + seconds,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The transcript as plain values, times in seconds, for JSON."""
+        return {
+            "text": self.text,
+            "language": self.language,
+            "confidence": round(self.confidence, 4),
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "segments": [{**_span(s), "words": [_span(w) for w in s.words]} for s in self.segments],
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
+
+    def to_srt(self) -> str:
+        """SubRip subtitles, one cue a segment."""
+        return "\n".join(
+            f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n"
+            for number, cue in enumerate(self.segments, start=1)
+        )
+
+    def to_vtt(self) -> str:
+        """WebVTT subtitles, one cue a segment."""
+        cues = (
+            f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{cue.text}\n"
+            for cue in self.segments
+        )
+        return "\n".join(("WEBVTT\n", *cues))
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What is believed of a segment while it is being spoken.
+
+    Attributes:
+        committed_tokens: Never taken back by a later hypothesis of the segment.
+        tentative_tokens: May still change.
+        end: How far the audio reaches that this is about, seconds.
+    """
+
+    committed_tokens: tuple[Token, ...] = ()
+    tentative_tokens: tuple[Token, ...] = ()
+    end: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The whole text of the segment so far."""
+        return text_of(t.piece for t in (*self.committed_tokens, *self.tentative_tokens))
+
+    @property
+    def committed(self) -> str:
+        """The part of the text that will not change any more."""
+        return text_of(token.piece for token in self.committed_tokens)
+
+    @property
+    def tentative(self) -> str:
+        """The part of the text that may change: :attr:`text` without :attr:`committed`."""
+        return self.text[len(self.committed) :].lstrip()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words so far, with their times and confidences."""
+        return words_of((*self.committed_tokens, *self.tentative_tokens))
+
+
+def text_of(pieces: Iterable[str]) -> str:
+    """Text of a run of vocabulary pieces."""
+    return "".join(pieces).replace(WORD_MARK, " ").strip()
+
+
+def words_of(tokens: Sequence[Token]) -> tuple[Word, ...]:
+    """Group tokens into words: a piece that begins with a space begins a word."""
+    groups: list[list[Token]] = []
+    for token in tokens:
+        if not groups or token.piece.startswith((WORD_MARK, " ")):
+            groups.append([])
+        groups[-1].append(token)
+    words = (
+        Word(
+            text=text_of(token.piece for token in group),
+            start=group[0].start,
+            end=max(token.end for token in group),
+            confidence=min(token.confidence for token in group),
+        )
+        for group in groups
+    )
+    return tuple(word for word in words if word.text)
+
+
+def _span(item: Word | Segment) -> dict[str, Any]:
+    return {
+        "text": item.text,
+        "start": round(item.start, 3),
+        "end": round(item.end, 3),
+        "confidence": round(item.confidence, 4),
+    }
+
+
+def _clock(seconds: float, point: str) -> str:
+    """``hh:mm:ss`` with milliseconds behind ``point``."""
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    whole, milliseconds = divmod(milliseconds, 1000)
+    return f"{hours:02}:{minutes:02}:{whole:02}{point}{milliseconds:03}"
