@@ -72,7 +72,7 @@ def _mel_filters() -> np.ndarray:
 
 
 class Subsampling(nn.Module):
-    """``dw_striding``: three strided convolutions, [batch, frames, 80] to [batch, frames / 8, d]."""
+    """``dw_striding``: three strided convolutions, [batch, T, 80] to [batch, T / 8, width]."""
 
     def __init__(self, s: Shape) -> None:
         super().__init__()

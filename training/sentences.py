@@ -19,7 +19,8 @@ name: Nadia Omar Elena Victor Sofia Marcus Hannah Oliver Priya Daniel Amelia Rob
 surname: Carter Bennett Foster Hughes Morgan Parker Russell Sullivan Turner Watson Coleman Fisher
   Griffin Harrison Jenkins Kennedy Lawson Mitchell Newton Patterson
 city: London Paris Berlin Madrid Boston Chicago Dallas Denver Seattle Toronto Lisbon Vienna Dublin
-  Oslo Prague Tokyo Sydney Houston Atlanta Miami Phoenix Orlando Calgary Geneva Athens Warsaw Helsinki Montreal
+  Oslo Prague Tokyo Sydney Houston Atlanta Miami Phoenix Orlando Calgary Geneva Athens Warsaw
+  Helsinki Montreal
 weekday: Monday Tuesday Wednesday Thursday Friday Saturday Sunday
 month: January February March April May June July August September October November December
 ordinal: first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth
@@ -34,19 +35,20 @@ food: pizza pasta salad soup sandwich burger chicken salmon rice noodles curry p
   sausage bacon honey vanilla raspberries pumpkin almonds
 drink: cider coffee tea water juice lemonade milk soda espresso smoothie cocoa
 room: kitchen bedroom bathroom garage office hallway basement garden attic balcony
-device: lamp heater fan oven television radio speaker camera thermostat printer laptop phone
-  alarm dishwasher vacuum sprinkler doorbell monitor keyboard router
+device: lamp heater fan oven television radio speaker camera thermostat printer laptop phone alarm
+  dishwasher vacuum sprinkler doorbell monitor keyboard router
 thing: jacket umbrella backpack wallet bicycle blanket pillow mirror notebook pencil bottle ticket
   package letter camera guitar helmet suitcase bracelet sweater towel candle basket hammer ladder
-  battery cable charger magazine envelope telescope necklace keyring scarf gloves raincoat
-  lantern curtain carpet drawer cupboard
+  battery cable charger magazine envelope telescope necklace keyring scarf gloves raincoat lantern
+  curtain carpet drawer cupboard
 place: library museum airport station hospital pharmacy bakery supermarket restaurant hotel
-  theater stadium school university bank park beach gallery market harbor cathedral stable cinema castle
+  theater stadium school university bank park beach gallery market harbor cathedral stable cinema
+  castle
 job: doctor dentist lawyer plumber electrician teacher manager engineer nurse mechanic architect
   accountant gardener painter reporter carpenter librarian pilot surgeon
 vehicle: taxi train bus ferry truck van tractor helicopter
-animal: dog cat horse rabbit parrot turtle hamster goldfish elephant monkey penguin tiger
-  giraffe dolphin squirrel
+animal: dog cat horse rabbit parrot turtle hamster goldfish elephant monkey penguin tiger giraffe
+  dolphin squirrel
 weather: sunny rainy cloudy windy foggy snowy stormy humid
 mood: happy tired hungry thirsty busy nervous excited worried relaxed bored
 adjective: big small heavy cheap expensive comfortable beautiful quiet noisy broken empty fresh
@@ -66,11 +68,12 @@ event: meeting appointment interview concert wedding party birthday conference l
   lunch dinner workshop ceremony festival picnic exhibition rehearsal seminar
 body: shoulder knee elbow finger stomach ankle
 unit: minutes hours days weeks months years dollars euros pounds miles meters gallons
-relation: mother father brother sister uncle cousin neighbor friend daughter colleague
-  grandmother grandfather nephew husband roommate
+relation: mother father brother sister uncle cousin neighbor friend daughter colleague grandmother
+  grandfather nephew husband roommate
 problem: leak noise bug hole crack smell scratch virus shadow stain
 account: savings checking business credit travel
-document: proposal agenda brochure invoice contract report receipt passport license certificate agreement
+document: proposal agenda brochure invoice contract report receipt passport license certificate
+  agreement
 part: account payment password address number subscription reservation balance insurance delivery
 genre: jazz rock classical country folk blues
 """

@@ -23,7 +23,7 @@ import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 
-from training.data import RATE, TAIL, Batch, Batches, Clips
+from training.data import TAIL, Batch, Batches, Clips
 from training.loss import tdt_loss
 from training.model import LogMel, Model, Shape, normalise
 

@@ -160,7 +160,8 @@ def _read_with_ffmpeg(file: Path, seconds: float, reason: str) -> Iterator[Sampl
     command += ["-f", "f32le", "-ac", "1", "-ar", str(SAMPLE_RATE), "-"]
     size = int(SAMPLE_RATE * seconds) * 4
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         while data := process.stdout.read(size):
             yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")
         message = process.stderr.read().decode(errors="replace").strip()

@@ -127,10 +127,7 @@ class Transcript:
         """The same transcript, with all of its times later by ``seconds``."""
         return replace(
             self,
-            tokens=tuple(
-                replace(token, start=token.start + seconds, end=token.end + seconds)
-                for token in self.tokens
-            ),
+            tokens=_shifted(self.tokens, seconds),
             start=self.start + seconds,
             end=self.end + seconds,
         )
@@ -200,6 +197,14 @@ class Hypothesis:
         """The words so far, with their times and confidences."""
         return words_of((*self.committed_tokens, *self.tentative_tokens))
 
+    def shifted(self, seconds: float) -> Hypothesis:
+        """The same hypothesis, with all of its times later by ``seconds``."""
+        return Hypothesis(
+            _shifted(self.committed_tokens, seconds),
+            _shifted(self.tentative_tokens, seconds),
+            self.end + seconds,
+        )
+
 
 def text_of(pieces: Iterable[str]) -> str:
     """Text of a run of vocabulary pieces."""
@@ -223,6 +228,10 @@ def words_of(tokens: Sequence[Token]) -> tuple[Word, ...]:
         for group in groups
     )
     return tuple(word for word in words if word.text)
+
+
+def _shifted(tokens: tuple[Token, ...], seconds: float) -> tuple[Token, ...]:
+    return tuple(replace(t, start=t.start + seconds, end=t.end + seconds) for t in tokens)
 
 
 def _span(item: Word | Segment) -> dict[str, Any]:

@@ -12,19 +12,21 @@ import mlx.core as mx
 from parakeet_stt.model.encoder import LocalAttention
 
 
-def band_mask(frames: int, band: LocalAttention) -> mx.array | None:
+def band_mask(frames: int, heads: int, band: LocalAttention) -> mx.array | None:
     """Which pairs of frames are hidden from each other.
 
     Args:
         frames: Encoder frames in the window.
+        heads: Attention heads, to each of which the mask is repeated.
         band: How far a frame sees.
 
     Returns:
-        bool ``[1, query, key]``, true where the key is outside the band; None where nothing is,
+        bool ``[heads, query, key]``, true where the key is outside the band; None where nothing is,
         so that the mask costs nothing in windows that the band covers.
     """
     if frames - 1 <= min(band.left, band.right):
         return None
     position = mx.arange(frames)
     distance = position[None, :] - position[:, None]
-    return ((distance < -band.left) | (distance > band.right))[None]
+    outside = (distance < -band.left) | (distance > band.right)
+    return mx.broadcast_to(outside, (heads, frames, frames))

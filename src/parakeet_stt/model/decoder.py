@@ -148,9 +148,7 @@ class GreedyTransducer:
             if duration:
                 position += duration
                 symbols = 0
-        end = TransducerState(
-            predictor, state.frame + len(frames), position - len(frames), symbols
-        )
+        end = TransducerState(predictor, state.frame + len(frames), position - len(frames), symbols)
         return emissions, end
 
     def _duration(self, logits: Floats) -> int:
@@ -172,15 +170,13 @@ class GreedyCTC:
 
     Args:
         config: The model's configuration.
-        weight: Output layer, float32 [outputs, width]; None where the frames are already
-            the outputs (an ONNX export).
-        bias: float32 [outputs].
+        output: Output layer, float32 [outputs, width] and [outputs]; None where the frames are
+            already the outputs (an ONNX export).
     """
 
-    def __init__(self, config: ModelConfig, weight: Floats | None, bias: Floats | None) -> None:
+    def __init__(self, config: ModelConfig, output: tuple[Floats, Floats] | None) -> None:
         self._blank = config.blank
-        self._weight = weight
-        self._bias = bias
+        self._output = output
 
     def initial(self) -> CTCState:
         """The state before the first frame."""
@@ -188,15 +184,16 @@ class GreedyCTC:
 
     def decode(self, frames: EncoderFrames, state: CTCState) -> tuple[list[Emission], CTCState]:
         """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
-        logits = frames if self._weight is None else frames @ self._weight.T + self._bias
+        logits = frames
+        if self._output is not None:
+            weight, bias = self._output
+            logits = frames @ weight.T + bias
         best = logits.argmax(axis=1)
         emissions: list[Emission] = []
         last = state.last
         for index, token in enumerate(best.tolist()):
             if token not in (last, self._blank):
-                emissions.append(
-                    Emission(token, state.frame + index, 1, confidence(logits[index]))
-                )
+                emissions.append(Emission(token, state.frame + index, 1, confidence(logits[index])))
             elif token == last != self._blank and emissions:
                 emissions[-1] = replace(emissions[-1], duration=emissions[-1].duration + 1)
             last = token

@@ -49,11 +49,13 @@ class KnownModel:
         mlx: Hugging Face id of the parakeet-mlx folder.
         onnx: Hugging Face id of the ONNX export, where there is one.
         about: A line for people.
+        language: BCP 47 code of the one language it knows, or None where it knows several.
     """
 
     mlx: str
     onnx: str | None
     about: str
+    language: str | None = "en"
 
 
 KNOWN = {
@@ -66,6 +68,7 @@ KNOWN = {
         "mlx-community/parakeet-tdt-0.6b-v3",
         "istupakov/parakeet-tdt-0.6b-v3-onnx",
         "25 European languages, capitals and punctuation",
+        language=None,
     ),
     "parakeet-tdt-1.1b": KnownModel(
         "mlx-community/parakeet-tdt-1.1b", None, "English, lower case, higher accuracy"
@@ -161,6 +164,14 @@ def find_model(
     return _read_folder(source, folder, backend, has_gpu)
 
 
+def language_of(source: str) -> str | None:
+    """The language of a bundled or known model that has only one; None where that is not known."""
+    for name, known in KNOWN.items():
+        if source in (name, known.mlx, known.onnx):
+            return known.language
+    return "en" if source in BUNDLED else None
+
+
 def is_cached(repository: str, cache_dir: Path | None = None) -> bool:
     """Whether a repository's configuration and weights are on this machine."""
     return _cached(repository, cache_dir) is not None
@@ -232,9 +243,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _cached(repository: str, cache_dir: Path | None) -> Path | None:
     """The folder of a complete download, without asking the network."""
     try:
-        folder = Path(
-            snapshot_download(repository, cache_dir=cache_dir, local_files_only=True)
-        )
+        folder = Path(snapshot_download(repository, cache_dir=cache_dir, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
     complete = all((folder / name).is_file() for name in _MLX_FILES) or (
@@ -262,7 +271,7 @@ def _download(repository: str, cache_dir: Path | None) -> Path:
 
 
 def _matches(name: str, wanted: tuple[str, ...]) -> bool:
-    """Whether a repository's file is one of those wanted, a full-precision graph's data included."""
+    """Whether a repository's file is one of those wanted; ``*`` stands for any ending."""
     return any(
         name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
         for pattern in wanted

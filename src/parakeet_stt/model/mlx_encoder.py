@@ -44,7 +44,7 @@ class MLXEncoder:
     def __init__(
         self, config: dict[str, Any], weights: Path, precision: Literal["bf16", "fp32"]
     ) -> None:
-        self.precision = precision
+        self.precision: str = precision
         self.device = device_name()
         self._dtype = mx.bfloat16 if precision == "bf16" else mx.float32
         self._encoder = device.run(self._load, config, weights)
@@ -57,7 +57,7 @@ class MLXEncoder:
         with device.MLX_GLOBAL_LOCK:
             mx.set_cache_limit(_CACHE_LIMIT)
             encoder = from_config(config).encoder
-            arrays = mx.load(str(weights))
+            arrays: dict[str, mx.array] = mx.load(str(weights))  # type: ignore[assignment]
             try:
                 encoder.load_weights(
                     [
@@ -86,7 +86,7 @@ class MLXEncoder:
             x, _ = encoder.pre_encode(mx.array(mel[None]).astype(self._dtype), lengths)
             x, positions = encoder.pos_enc(x)
             frames = encoder_frames(len(mel))
-            mask = band_mask(frames, attention) if attention else None
+            mask = band_mask(frames, encoder.args.n_heads, attention) if attention else None
             for layer in encoder.layers:
                 x = layer(x, pos_emb=positions, mask=mask)
             return np.array(x[0].astype(mx.float32))
@@ -102,7 +102,8 @@ class _Affine(nn.Module):
         mx.eval(self._scale, self._shift)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return (x.astype(mx.float32) * self._scale + self._shift).astype(x.dtype)
+        y: mx.array = x.astype(mx.float32) * self._scale + self._shift
+        return y.astype(x.dtype)
 
 
 def has_gpu() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes  # noqa: F401 (teaches numpy bfloat16, which safetensors asks it for)
 import numpy as np
 import safetensors
 from loguru import logger
@@ -46,12 +47,18 @@ class Model:
         self.config = files.config
         self.encoder = encoder
         self._decoder = decoder
+        self._warm = False
 
     def __repr__(self) -> str:
         return (
             f"<Model {self.name}: {self.config.kind} on {self.encoder.name}, "
             f"{self.encoder.device}, {self.encoder.precision}>"
         )
+
+    @property
+    def language(self) -> str | None:
+        """BCP 47 code of the one language that the model knows, where that is known."""
+        return hub.language_of(self.name)
 
     def transcribe_stream(
         self, context_size: ContextSize = (256, 256), attention: Attention = "local"
@@ -69,7 +76,7 @@ class Model:
 
     def open_stream(self, options: StreamOptions) -> Stream:
         """Open a stream with options that have been checked already."""
-        return Stream(self.config, self.encoder, self._decoder, options)
+        return Stream(self.config, self.encoder, self._decoder, options, self.language)
 
     def transcribe(
         self,
@@ -101,7 +108,10 @@ class Model:
             return stream.finish()
 
     def warm_up(self) -> None:
-        """Run once over silence, so that the first words do not wait for kernels."""
+        """Run over silence, once, so that the first words do not wait for kernels."""
+        if self._warm:
+            return
+        self._warm = True
         for seconds in WARM_UP_SECONDS:
             self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
 
@@ -205,9 +215,9 @@ def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
     config = files.config
     if config.kind == "ctc":
         if files.backend == "onnx":
-            return GreedyCTC(config, None, None)
+            return GreedyCTC(config, None)
         weight = weights["decoder.decoder_layers.0.weight"]
-        return GreedyCTC(config, weight[:, 0, :], weights[_CTC_BIAS])
+        return GreedyCTC(config, (weight[:, 0, :], weights[_CTC_BIAS]))
     network: Network
     if weights:
         network = NumpyNetwork(weights, str(files.raw["joint"]["jointnet"]["activation"]))

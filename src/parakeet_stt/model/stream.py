@@ -81,6 +81,7 @@ class Stream:
         encoder: Its encoder.
         decoder: Its decoder.
         options: How to listen.
+        language: What finals say about their language.
     """
 
     def __init__(
@@ -89,11 +90,13 @@ class Stream:
         encoder: Encoder,
         decoder: Decoder[Any],
         options: StreamOptions,
+        language: str | None = None,
     ) -> None:
         self._config = config
         self._encoder = encoder
         self._decoder = decoder
         self._options = options
+        self._language = language
         self._frontend = LogMelStream(config.features)
         self._samples = 0
         self._mel: list[LogMel] = []  # Raw; joined when a window is encoded.
@@ -173,7 +176,7 @@ class Stream:
         self._closed = True
         self._append(self._frontend.finish())
         emissions = self._decode_window(PADDING_FRAMES)
-        return Transcript(self._tokens(emissions), 0.0, self.seconds)
+        return Transcript(self._tokens(emissions), 0.0, self.seconds, self._language)
 
     def _append(self, mel: LogMel) -> None:
         """Keep more log-mel, and commit windows as they fill."""
@@ -239,7 +242,7 @@ class Stream:
     def _tokens(self, emissions: Sequence[Emission]) -> tuple[Token, ...]:
         """Emissions as tokens with times; a token without a duration lasts to the next."""
         vocabulary = self._config.vocabulary
-        end = min(self.seconds, self.seconds)
+        end = self.seconds
         tokens: list[Token] = []
         for index, emission in enumerate(emissions):
             start = min(emission.frame * FRAME_SECONDS, end)

@@ -1,0 +1,1 @@
+"""Measurements: accuracy and latency of the real parts, on real recordings."""

@@ -1,0 +1,216 @@
+"""The command line: ``parakeet-stt transcribe | listen | models | doctor | bench``.
+
+An adapter like the others: it reads arguments, calls the library, prints. Errors become one line
+and exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from loguru import logger
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+import parakeet_stt
+from parakeet_stt.errors import ConfigurationError, ParakeetError
+from parakeet_stt.settings import ParakeetSettings, load_settings, variable_name
+from parakeet_stt.transcript import Transcript
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {
+    "text": lambda transcript: transcript.text,
+    "json": Transcript.to_json,
+    "srt": Transcript.to_srt,
+    "vtt": Transcript.to_vtt,
+}
+
+_LONG_FILE_SECONDS = 30.0  # Files from here on get a progress bar.
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    level = "DEBUG" if arguments.verbose else os.getenv("LOG_LEVEL", "WARNING").upper()
+    logger.remove()
+    try:
+        logger.add(sys.stderr, level=level, format="<level>{level: <7}</level> {message}")
+    except ValueError:
+        parser.error(f"LOG_LEVEL={level!r}: expected DEBUG, INFO, WARNING or ERROR")
+    # A download is worth knowing about whatever the level.
+    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.hub")
+    try:
+        code: int = arguments.run(arguments)
+    except ParakeetError as error:
+        _err.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="parakeet-stt", description="Speech-to-text with NVIDIA's Parakeet models."
+    )
+    parser.add_argument("--version", action="version", version=parakeet_stt.__version__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what is going on")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("transcribe", help="write down what recordings say")
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    command.add_argument("--format", choices=FORMATS, default="text")
+    _add_model_arguments(command)
+    command.set_defaults(run=_transcribe)
+
+    command = commands.add_parser("listen", help="show what is said, as it is said")
+    command.add_argument("--audio", type=Path, metavar="FILE", help="a recording, in real time")
+    _add_model_arguments(command)
+    command.set_defaults(run=_listen)
+
+    command = commands.add_parser("models", help="list what is bundled, cached and known")
+    command.set_defaults(run=_models)
+
+    command = commands.add_parser("doctor", help="say whether this machine is ready")
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser("bench", help="measure accuracy and latency")
+    benches = command.add_subparsers(required=True, metavar="WHAT")
+    command = benches.add_parser("pipecat", help="the service in a real pipeline with a VAD")
+    command.add_argument("--data", type=Path, default=Path("tests/data"), metavar="FOLDER")
+    command.add_argument("--limit", type=int, metavar="N", help="so many utterances of each set")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    _add_model_arguments(command)
+    command.set_defaults(run=_bench_pipecat)
+    return parser
+
+
+def _add_model_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", help="tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)"
+    )
+    command.add_argument("--backend", choices=("auto", "mlx", "onnx"), help="PARAKEET_BACKEND")
+    command.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="PARAKEET_PRECISION")
+
+
+def _settings(arguments: argparse.Namespace) -> ParakeetSettings:
+    return load_settings(
+        model=arguments.model, backend=arguments.backend, precision=arguments.precision
+    )
+
+
+def _transcribe(arguments: argparse.Namespace) -> int:
+    from parakeet_stt.audio import duration_of
+    from parakeet_stt.model.parakeet import load_model
+
+    settings = _settings(arguments)
+    model = load_model(settings.model, backend=settings.backend, precision=settings.precision)
+    failed = 0
+    for file in arguments.files:
+        length = duration_of(file) if file.is_file() else None
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+            TimeRemainingColumn(),
+            console=_err,
+            transient=True,
+            disable=not _err.is_terminal or (length or 0) < _LONG_FILE_SECONDS,
+        )
+        try:
+            with bar:
+                task = bar.add_task(file.name, total=length)
+                transcript = model.transcribe(
+                    file,
+                    settings.context_size,
+                    settings.attention_mode,
+                    progress=lambda heard, bar=bar, task=task: bar.update(task, completed=heard),  # type: ignore[misc]
+                )
+        except ParakeetError as error:
+            _err.print(f"[red]error:[/red] {error}", soft_wrap=True)
+            failed += 1
+            continue
+        if len(arguments.files) > 1 and arguments.format == "text":
+            print(f"{file}: ", end="")
+        print(FORMATS[arguments.format](transcript))
+    return 1 if failed else 0
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    from parakeet_stt.listen import listen
+
+    settings = _settings(arguments)
+    with Live(console=_out, auto_refresh=False) as live:
+
+        def show(committed: str, tentative: str) -> None:
+            live.update(Text.assemble(committed, " ", (tentative, "dim")), refresh=True)
+
+        def keep(transcript: Transcript) -> None:
+            live.update(Text(""), refresh=True)
+            clock = f"{int(transcript.start // 60):02}:{transcript.start % 60:04.1f}"
+            live.console.print(Text.assemble((clock, "cyan"), "  ", transcript.text))
+
+        asyncio.run(listen(settings, arguments.audio, show, keep))
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from parakeet_stt.model.hub import BUNDLED, KNOWN, is_cached
+
+    cache = load_settings().cache_dir
+    table = Table("name", "encoder", "source", "here", "about", box=None, pad_edge=False)
+    for name in BUNDLED:
+        table.add_row(name, "mlx, onnx", "bundled", "yes", "English, small vocabulary; for trying")
+    for name, known in KNOWN.items():
+        sources = [("mlx", known.mlx)] + ([("onnx", known.onnx)] if known.onnx else [])
+        for index, (encoder, repository) in enumerate(sources):
+            here = "cached" if is_cached(repository, cache) else "no"
+            about = known.about if index == 0 else ""
+            table.add_row(name if index == 0 else "", encoder, repository, here, about)
+    _out.print(table)
+    _out.print(
+        "\nAny other Hugging Face id or folder in parakeet-mlx's or onnx-asr's layout works."
+    )
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from parakeet_stt.doctor import examine
+
+    healthy = True
+    for check in examine():
+        mark = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[yellow]--[/yellow]"}
+        _out.print(f"{mark[check.good]}  {check.subject:<12} {check.finding}", soft_wrap=True)
+        healthy &= check.good is not False
+    changed = [
+        f"{variable_name(name)}={os.environ[variable_name(name)]}"
+        for name in ParakeetSettings.model_fields
+        if variable_name(name) in os.environ
+    ]
+    _out.print(f"\nset in the environment: {', '.join(changed) or 'nothing'}")
+    return 0 if healthy else 1
+
+
+def _bench_pipecat(arguments: argparse.Namespace) -> int:
+    try:
+        from parakeet_stt.bench.pipecat import run
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the benchmark needs {error.name}: pip install 'pipecat-parakeet-stt[bench]'"
+        ) from error
+    return run(_settings(arguments), arguments.data, arguments.limit, arguments.json, _err)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,457 @@
+"""A Pipecat speech-to-text service over Parakeet models on this machine.
+
+Translates Pipecat's frames to a :class:`~parakeet_stt.engine.Session` and its events back to
+frames: audio and VAD frames in, interim and final transcription frames out. Knows nothing of
+models; inference never runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from loguru import logger
+from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
+    Frame,
+    InputAudioRawFrame,
+    InterimTranscriptionFrame,
+    STTMuteFrame,
+    TranscriptionFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.services.settings import STTSettings
+from pipecat.services.stt_service import STTService
+from pipecat.transcriptions.language import Language
+from pipecat.utils.errors import ErrorCategory
+from pipecat.utils.time import time_now_iso8601
+from pipecat.utils.tracing.service_decorators import traced_stt
+from pipecat.utils.types import NOT_GIVEN, NotGiven
+
+from parakeet_stt.audio import Resampler, pcm16
+from parakeet_stt.engine import HISTORY_SECONDS, Engine, Failed, Final, Session, SessionState
+from parakeet_stt.errors import (
+    AudioError,
+    BacklogError,
+    ConfigurationError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+    ParakeetError,
+)
+from parakeet_stt.model.stream import StreamOptions
+from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
+from parakeet_stt.transcript import Hypothesis, Transcript
+
+PARAKEET_TTFS_P99 = 0.35
+"""Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
+0.2 s; measured by ``parakeet-stt bench`` (docs/benchmarks.md)."""
+
+SETUP_SECONDS = 10.0
+"""How long :meth:`ParakeetMLXSTTService.setup` waits for the model. Pipecat tears a pipeline down
+whose setup takes 20 s; a download goes on behind it, and audio waits for it."""
+
+STALL_SECONDS = 1.0
+"""After so long without audio in the middle of speech, what was heard is made final."""
+
+_FINISH_SECONDS = 30.0  # Most that the end of a pipeline waits for the last final.
+_FAILURES_IN_A_ROW = 3  # So many, and the service says that it is no longer usable.
+_VAD_START_SECS = 0.2  # Pipecat's default, which the pre-roll's default is made for.
+
+_MODEL_FIELDS = ("model", "backend", "precision")
+
+
+@dataclass
+class ParakeetMLXSTTSettings(STTSettings):
+    """What can be set at construction and changed at run time.
+
+    Everything that is not given comes from the environment variable of the same name
+    (``PARAKEET_MODEL`` and so on), whose table is in docs/configuration.md.
+
+    Parameters:
+        backend: ``auto``, ``mlx`` or ``onnx``.
+        precision: ``auto``, ``bf16`` or ``fp32``.
+        context_size: Left and right context in encoder frames of 80 ms.
+        attention_mode: ``local`` or ``full``.
+        chunk_ms: Shortest time between interims, milliseconds of audio.
+        emit_partial: Whether interims are sent.
+        min_confidence: Finals of lower confidence are dropped.
+        preroll_ms: Audio kept from before the VAD's start of speech, milliseconds.
+    """
+
+    backend: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    precision: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    context_size: ContextSize | str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    attention_mode: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    chunk_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    emit_partial: bool | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    min_confidence: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    preroll_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+
+
+_FIELDS = (
+    *_MODEL_FIELDS,
+    "context_size",
+    "attention_mode",
+    "chunk_ms",
+    "emit_partial",
+    "min_confidence",
+    "preroll_ms",
+)
+
+
+class ParakeetMLXSTTService(STTService):
+    """Streaming speech-to-text with NVIDIA's Parakeet models, on this machine.
+
+    Speech is what the VAD says it is: put a VAD into the pipeline, before this service or in the
+    user aggregator behind it. Interims carry the whole text of the running segment; when the VAD
+    stops there is exactly one final, with ``finalized=True`` and the
+    :class:`~parakeet_stt.Transcript` as its ``result``.
+
+    Args:
+        engine: An engine to share with other services; its own by default. (Services with the
+            same model share the model in any case.)
+        settings: Overrides of the environment.
+        ttfs_p99_latency: Seconds from the end of speech to the final that turn strategies reckon
+            with.
+        **kwargs: For :class:`pipecat.services.stt_service.STTService`.
+
+    Raises:
+        ConfigurationError: A setting that cannot be used.
+
+    Example::
+
+        stt = ParakeetMLXSTTService(
+            settings=ParakeetMLXSTTService.Settings(model="tiny", emit_partial=False)
+        )
+    """
+
+    Settings = ParakeetMLXSTTSettings
+    _settings: ParakeetMLXSTTSettings
+
+    def __init__(
+        self,
+        *,
+        engine: Engine | None = None,
+        settings: ParakeetMLXSTTSettings | None = None,
+        ttfs_p99_latency: float | None = PARAKEET_TTFS_P99,
+        **kwargs: Any,
+    ) -> None:
+        """Initialize the service; arguments and errors as the class says."""
+        values = load_settings()
+        complete = self.Settings(language=None, **{name: getattr(values, name) for name in _FIELDS})
+        if engine is not None:
+            complete.model = engine.source
+        if settings is not None:
+            complete.apply_update(settings)
+        self._values = _validated(complete)
+        super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
+        self._engine = engine or _make_engine(self._values)
+        self._session: Session | None = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._resampler: Resampler | None = None
+        self._format = (0, 1)  # Sample rate and channels of the audio that is coming in.
+        self._stall: asyncio.TimerHandle | None = None
+        self._last_interim = ""
+        self._failures = 0
+
+    def can_generate_metrics(self) -> bool:
+        """This service reports the time from the end of speech to the final."""
+        return True
+
+    async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
+        """Load the model off the event loop and open the session.
+
+        Raises:
+            ParakeetError: The model cannot be loaded. Pipecat makes that a permanent error.
+        """
+        await super().setup(setup)
+        values = self._values
+        self._session = self._engine.open(
+            _options(values), interval=_interval(values), preroll=values.preroll_ms / 1000
+        )
+        self._receiver = self.create_task(self._receive(self._session), "parakeet_events")
+        starting = self.create_task(self._start_engine(), "parakeet_load")
+        done, _ = await asyncio.wait([starting], timeout=SETUP_SECONDS)
+        if done:
+            starting.result()
+            return
+        logger.warning(
+            f"{self}: the model is not ready after {SETUP_SECONDS:.0f} s (a download?); what is "
+            f"said meanwhile will be transcribed as soon as it is"
+        )
+        starting.add_done_callback(self._started_late)
+
+    async def stop(self, frame: EndFrame) -> None:
+        """Send the final of what is being said, then stop."""
+        if self._session is not None and self._session.state is not SessionState.CLOSED:
+            self._send_rest()
+            try:
+                async with asyncio.timeout(_FINISH_SECONDS):
+                    await self._session.finish()
+            except (ParakeetError, TimeoutError) as error:
+                self._session.abort()
+                await self.push_error(f"the last words got no final: {error}", exception=error)
+            await self._drain()
+        await super().stop(frame)
+
+    async def cancel(self, frame: CancelFrame) -> None:
+        """Drop what is being said, and stop."""
+        await self._close()
+        await super().cancel(frame)
+
+    async def cleanup(self) -> None:
+        """Close the session; may be called more than once."""
+        await self._close()
+        await super().cleanup()  # type: ignore[no-untyped-call]
+
+    async def process_audio_frame(
+        self, frame: InputAudioRawFrame, direction: FrameDirection
+    ) -> None:
+        """Note the audio's format, which ``run_stt`` is not told, and go on."""
+        self._format = (frame.sample_rate or self.sample_rate, frame.num_channels or 1)
+        await super().process_audio_frame(frame, direction)
+
+    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
+        """Hand audio over to the session; frames come from its events.
+
+        Args:
+            audio: 16-bit PCM, at the frame's own rate and number of channels.
+        """
+        yield None
+        if self._session is None or self._session.state is SessionState.CLOSED:
+            return
+        rate, channels = self._format
+        try:
+            if self._resampler is None or self._resampler.rate != rate:
+                self._send_rest()
+                self._resampler = Resampler(rate)
+            samples = self._resampler(pcm16(audio, channels))
+            if self._user_speaking:
+                self._session.begin()  # Where a stall, a mute or a switch has ended the segment.
+                self._watch_for_stall()
+            self._session.send(samples)
+        except (AudioError, BacklogError) as error:
+            await self.push_error(f"audio was not accepted: {error}", exception=error)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Process a frame; muting ends the segment, since what follows it is not heard."""
+        await super().process_frame(frame, direction)
+        if isinstance(frame, STTMuteFrame) and frame.mute:
+            self._flush()
+
+    async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
+        await super()._handle_vad_user_started_speaking(frame)
+        if self._muted or self._session is None or self._session.state is SessionState.CLOSED:
+            return
+        late = max(0.0, frame.start_secs - _VAD_START_SECS)
+        self._session.begin(self._values.preroll_ms / 1000 + late)
+        self._watch_for_stall()
+
+    async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
+        await super()._handle_vad_user_stopped_speaking(frame)
+        if self._session is None or self._session.state is SessionState.CLOSED:
+            return
+        if self._session.state is SessionState.IDLE and not self._muted:
+            # Speech whose start was not seen here: the service was switched to in its midst.
+            self._session.begin(HISTORY_SECONDS)
+        self._flush()
+
+    async def _update_settings(  # type: ignore[override]
+        self, delta: ParakeetMLXSTTSettings
+    ) -> dict[str, Any]:
+        """Apply changed settings, from the next segment on.
+
+        A model is loaded before anything is changed; where that fails, all stays as it was.
+        """
+        wanted = copy.copy(self._settings)
+        wanted.extra = dict(wanted.extra)
+        wanted.apply_update(delta)
+        try:
+            values = _validated(wanted)
+            engine = self._engine
+            if any(getattr(values, n) != getattr(self._values, n) for n in _MODEL_FIELDS):
+                engine = _make_engine(values)
+                await engine.start()
+        except ParakeetError as error:
+            await self.push_error(
+                f"settings were not changed: {error}",
+                exception=error,
+                # The old model goes on: that this one cannot be had is not the service's end.
+                category=ErrorCategory.APPLICATION,
+            )
+            return {}
+        changed = await super()._update_settings(delta)
+        self._values, self._engine = values, engine
+        if self._session is not None and self._session.state is not SessionState.CLOSED:
+            self._session.configure(
+                _options(values),
+                interval=_interval(values),
+                preroll=values.preroll_ms / 1000,
+                engine=engine,
+            )
+        return changed
+
+    def _classify_error(self, exception: Exception) -> ErrorCategory | None:
+        if isinstance(exception, ModelNotFoundError | ModelFormatError | ConfigurationError):
+            return ErrorCategory.INVALID_REQUEST
+        if isinstance(exception, ModelUnavailableError):
+            return ErrorCategory.CONNECTIVITY
+        return super()._classify_error(exception)
+
+    async def _start_engine(self) -> None:
+        await self._engine.start()
+
+    def _started_late(self, starting: asyncio.Task[None]) -> None:
+        if starting.cancelled():
+            return
+        error = starting.exception()
+        if error is None:
+            logger.info(f"{self}: the model is ready")
+            return
+        self.create_task(
+            self.push_error(
+                f"the model cannot be loaded: {error}",
+                exception=error if isinstance(error, Exception) else None,
+                force_treat_as_permanent=True,
+            ),
+            "parakeet_load_error",
+        )
+
+    async def _receive(self, session: Session) -> None:
+        """Turn the session's events into frames, until it is closed."""
+        async for event in session:
+            match event:
+                case Hypothesis():
+                    await self._push_interim(event)
+                case Final():
+                    self._failures = 0
+                    await self._push_final(event.transcript)
+                case Failed():
+                    await self._push_failure(event.error)
+
+    async def _push_interim(self, hypothesis: Hypothesis) -> None:
+        text = hypothesis.text
+        if not text or text == self._last_interim:
+            return
+        self._last_interim = text
+        await self.push_frame(
+            InterimTranscriptionFrame(
+                text, self._user_id, time_now_iso8601(), self._language(None), hypothesis
+            )
+        )
+        await self._handle_transcription(text, False, self._language(None))
+
+    async def _push_final(self, transcript: Transcript) -> None:
+        self._last_interim = ""
+        text = transcript.text
+        if text and transcript.confidence < self._values.min_confidence:
+            logger.debug(
+                f"{self}: dropped {text!r}, whose confidence {transcript.confidence:.2f} is below "
+                f"{self._values.min_confidence}"
+            )
+            text = ""
+        if not text:
+            # Nothing was said, so there is no time from speech to final either.
+            await self._reset_stt_ttfb_state()  # type: ignore[no-untyped-call]
+            return
+        language = self._language(transcript)
+        frame = TranscriptionFrame(
+            text, self._user_id, time_now_iso8601(), language, transcript, finalized=True
+        )
+        # A new turn's interruption empties the queues; the words before it were said all the same.
+        frame.interruptible = False
+        await self.emit_stt_usage_metrics()  # type: ignore[no-untyped-call]
+        await self.push_frame(frame)
+        await self._handle_transcription(text, True, language)
+
+    async def _push_failure(self, error: BaseException) -> None:
+        self._last_interim = ""
+        self._failures += 1
+        await self.push_error(
+            f"a segment got no final: {error}",
+            exception=error if isinstance(error, Exception) else None,
+            force_treat_as_permanent=self._failures >= _FAILURES_IN_A_ROW,
+        )
+
+    @traced_stt
+    async def _handle_transcription(
+        self, transcript: str, is_final: bool, language: Language | None = None
+    ) -> None:
+        """Where Pipecat's tracing hooks in."""
+
+    def _language(self, transcript: Transcript | None) -> Language | None:
+        """The language that was set, else the one that the model tells."""
+        code = self._settings.language or (transcript.language if transcript else None)
+        if not code and self._engine.model is not None:
+            code = self._engine.model.language
+        try:
+            return Language(str(code)) if code else None
+        except ValueError:
+            return None
+
+    def _flush(self) -> None:
+        """End the segment, if one is open; its final comes as an event."""
+        self._cancel_stall()
+        if self._session is not None and self._session.state is SessionState.SPEAKING:
+            self._session.flush()
+
+    def _send_rest(self) -> None:
+        """Send what the resampler holds back."""
+        if self._resampler is not None and self._session is not None:
+            self._session.send(self._resampler.flush())
+
+    def _watch_for_stall(self) -> None:
+        """Start waiting anew for audio to stay away."""
+        self._cancel_stall()
+        self._stall = self.get_event_loop().call_later(STALL_SECONDS, self._flush)
+
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    async def _drain(self) -> None:
+        """Wait until every event of the closed session has become a frame."""
+        if self._receiver is not None:
+            await asyncio.wait([self._receiver])
+
+    async def _close(self) -> None:
+        self._cancel_stall()
+        if self._session is not None:
+            self._session.abort()
+        if self._receiver is not None:
+            await self.cancel_task(self._receiver)
+            self._receiver = None
+
+
+def _validated(settings: ParakeetMLXSTTSettings) -> ParakeetSettings:
+    """Check settings as those of the environment are checked.
+
+    Raises:
+        ConfigurationError: A value cannot be used.
+    """
+    return load_settings(**{name: getattr(settings, name) for name in _FIELDS})
+
+
+def _make_engine(values: ParakeetSettings) -> Engine:
+    return Engine(
+        values.model,
+        precision=values.precision,
+        backend=values.backend,
+        cache_dir=values.cache_dir,
+    )
+
+
+def _options(values: ParakeetSettings) -> StreamOptions:
+    return StreamOptions(values.context_size, values.attention_mode)
+
+
+def _interval(values: ParakeetSettings) -> float | None:
+    return values.chunk_ms / 1000 if values.emit_partial else None
