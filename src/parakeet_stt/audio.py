@@ -40,7 +40,8 @@ def as_samples(audio: Any) -> Samples:
     if array.ndim != 1:
         raise AudioError(f"expected mono samples of shape [samples], got shape {array.shape}")
     if array.dtype == np.int16:
-        return array.astype(np.float32) / 32768
+        scaled: Samples = array.astype(np.float32) / np.float32(32768)
+        return scaled
     if not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"expected samples as float32 or int16, got {array.dtype}")
     samples = array.astype(np.float32, copy=False)
@@ -61,8 +62,10 @@ def pcm16(data: bytes, channels: int = 1) -> Samples:
         raise AudioError(
             f"{len(data)} bytes are not a whole number of 16-bit samples of {channels} channel(s)"
         )
-    samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
-    return samples if channels == 1 else samples.reshape(-1, channels).mean(axis=1)
+    samples: Samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+    if channels > 1:
+        samples = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return samples
 
 
 class Resampler:

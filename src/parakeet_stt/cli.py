@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import parakeet_stt
-from parakeet_stt.errors import ConfigurationError, ParakeetError
+from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
 from parakeet_stt.settings import ParakeetSettings, load_settings, variable_name
 from parakeet_stt.transcript import Transcript
 
@@ -115,10 +115,13 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from parakeet_stt.model.parakeet import load_model
 
     settings = _settings(arguments)
+    for file in arguments.files:
+        if not file.is_file():
+            raise AudioError(f"no such audio file: {file}")
     model = load_model(settings.model, backend=settings.backend, precision=settings.precision)
     failed = 0
     for file in arguments.files:
-        length = duration_of(file) if file.is_file() else None
+        length = duration_of(file)
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -169,15 +172,15 @@ def _models(arguments: argparse.Namespace) -> int:
     from parakeet_stt.model.hub import BUNDLED, KNOWN, is_cached
 
     cache = load_settings().cache_dir
-    table = Table("name", "encoder", "source", "here", "about", box=None, pad_edge=False)
+    table = Table("name", "encoder", "here", box=None, pad_edge=False)
+    table.add_column("source, or what it knows", overflow="fold")
     for name in BUNDLED:
-        table.add_row(name, "mlx, onnx", "bundled", "yes", "English, small vocabulary; for trying")
+        table.add_row(name, "mlx, onnx", "bundled", "English, a small vocabulary; for trying")
     for name, known in KNOWN.items():
         sources = [("mlx", known.mlx)] + ([("onnx", known.onnx)] if known.onnx else [])
-        for index, (encoder, repository) in enumerate(sources):
-            here = "cached" if is_cached(repository, cache) else "no"
-            about = known.about if index == 0 else ""
-            table.add_row(name if index == 0 else "", encoder, repository, here, about)
+        table.add_row(name, "", "", known.about)
+        for encoder, repository in sources:
+            table.add_row("", encoder, "cached" if is_cached(repository, cache) else "", repository)
     _out.print(table)
     _out.print(
         "\nAny other Hugging Face id or folder in parakeet-mlx's or onnx-asr's layout works."

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -108,7 +109,7 @@ def _backends() -> Iterator[Check]:
     samples = read_audio(SELF_TEST)
     for backend in ("onnx", "mlx"):
         try:
-            model = load_model("tiny", backend=backend)  # type: ignore[arg-type]
+            model = load_model("tiny", backend=backend)
         except (ParakeetError, ImportError) as error:
             yield Check(f"{backend} test", str(error), False)
             continue
@@ -141,11 +142,9 @@ def _hub() -> Check:
 
     if constants.HF_HUB_OFFLINE:
         return Check("hub", "HF_HUB_OFFLINE is set: only cached models can be used", None)
-    import httpx
-
     try:
-        httpx.head(constants.ENDPOINT, timeout=5, follow_redirects=True)
-    except httpx.HTTPError as error:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
+    except OSError as error:
         return Check(
             "hub", f"{constants.ENDPOINT} cannot be reached ({error}); cached models work", None
         )

@@ -12,7 +12,6 @@ import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 import jiwer
 import numpy as np
@@ -45,6 +44,7 @@ from parakeet_stt.player import Player
 from parakeet_stt.service import ParakeetMLXSTTService
 from parakeet_stt.settings import ParakeetSettings
 
+_PERCENTILES = (50, 95, 99)
 _QUIET_SECONDS = 1.0  # After a recording, with nothing said and no final awaited, it is over.
 
 
@@ -152,11 +152,10 @@ def run(
     for name in dict.fromkeys(recording.set for recording in recordings):
         chosen = [i for i, recording in enumerate(recordings) if recording.set == name]
         texts = [normalised(recordings[i].text) for i in chosen]
+        finals = [normalised(" ".join(found[i].finals)) for i in chosen]
         sets[name] = {
             "recordings": len(chosen),
-            "wer_pipeline": jiwer.wer(
-                texts, [normalised(" ".join(found[i].finals)) for i in chosen]
-            ),
+            "wer_pipeline": jiwer.wer(texts, finals),
             "wer_offline": jiwer.wer(texts, [normalised(offline[i]) for i in chosen]),
             "finals": sum(len(found[i].finals) for i in chosen),
             "interims": sum(found[i].interims for i in chosen),
@@ -167,12 +166,8 @@ def run(
         "machine": f"{platform.platform()}, {platform.processor() or platform.machine()}",
         "sets": sets,
         "speech_end_to_final_seconds": {
-            "p50": median(latencies),
-            "p95": float(np.percentile(latencies, 95)),
-            "p99": float(np.percentile(latencies, 99)),
-        }
-        if latencies
-        else None,
+            f"p{p}": round(float(np.percentile(latencies, p)), 4) for p in _PERCENTILES if latencies
+        },
     }
     table = Table("set", "recordings", "finals", "WER, pipeline", "WER, offline", box=None)
     for name, row in sets.items():
@@ -187,10 +182,10 @@ def run(
     out.print(repr(model), markup=False)
     out.print(table)
     if latencies:
-        p50, p95, p99 = (float(np.percentile(latencies, p)) for p in (50, 95, 99))
+        times = ", ".join(f"p{p} {np.percentile(latencies, p) * 1000:.0f} ms" for p in _PERCENTILES)
         out.print(
-            f"end of speech to final: p50 {p50 * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms, "
-            f"p99 {p99 * 1000:.0f} ms, 200 ms of which are the VAD's stop time"
+            f"end of speech to final: {times}; 200 ms of it are the VAD's stop time. "
+            f"ttfs_p99_latency={np.percentile(latencies, 99):.2f}"
         )
     if report is not None:
         report.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

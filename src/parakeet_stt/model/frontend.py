@@ -72,7 +72,8 @@ class LogMelStream:
         spectrum = np.fft.rfft(windows * _hann(), _FFT)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
         self._pending = self._pending[count * HOP :]
-        return np.log(power @ self._filters.T + _GUARD)
+        mel: LogMel = np.log(power @ self._filters.T + _GUARD)
+        return mel
 
 
 def log_mel(samples: Samples, bins: int) -> LogMel:

@@ -92,10 +92,10 @@ class MLXEncoder:
             return np.array(x[0].astype(mx.float32))
 
 
-class _Affine(nn.Module):
+class _Affine(nn.Module):  # type: ignore[name-defined,misc]
     """Batch normalisation for inference as one product and sum, in float32 whatever comes in."""
 
-    def __init__(self, norm: nn.BatchNorm) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self._scale = norm.weight * mx.rsqrt(norm.running_var + norm.eps)
         self._shift = norm.bias - norm.running_mean * self._scale
