@@ -7,9 +7,10 @@ happens on one thread: loading, warm-up, encoding. :func:`run` hands it a functi
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,13 +21,35 @@ MLX_GLOBAL_LOCK = threading.RLock()
 Whoever runs other MLX models in the same process takes it around each of their steps too.
 """
 
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parakeet-inference")
+_jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 _local = threading.local()
+
+
+def _work() -> None:
+    _local.inside = True
+    while True:
+        _jobs.get()()
+
+
+# A daemon, and not an executor's thread: those are joined before exit handlers run, and MLX's
+# threads crash the process when the thread that made their streams ends before them.
+threading.Thread(target=_work, name="parakeet-inference", daemon=True).start()
 
 
 def submit(function: Callable[..., T], *arguments: Any) -> Future[T]:
     """Queue ``function(*arguments)`` for the inference thread and return at once."""
-    return _thread.submit(_marked, function, *arguments)
+    future: Future[T] = Future()
+
+    def job() -> None:
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    _jobs.put(job)
+    return future
 
 
 def run(function: Callable[..., T], *arguments: Any) -> T:
@@ -37,8 +60,3 @@ def run(function: Callable[..., T], *arguments: Any) -> T:
     if getattr(_local, "inside", False):
         return function(*arguments)
     return submit(function, *arguments).result()
-
-
-def _marked(function: Callable[..., T], *arguments: Any) -> T:
-    _local.inside = True
-    return function(*arguments)

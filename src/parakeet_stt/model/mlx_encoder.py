@@ -5,6 +5,7 @@ Everything here runs on the inference thread and holds ``MLX_GLOBAL_LOCK`` for o
 
 from __future__ import annotations
 
+import atexit
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ _CACHE_LIMIT = 512 << 20
 """Bytes of freed buffers that MLX may keep; without a limit it grows to nearly all memory."""
 
 _PREFIX = "encoder."
+
+# While the inference thread is still there to do it: MLX's own threads end with its streams.
+atexit.register(device.run, mx.clear_streams)
 
 
 class MLXEncoder:

@@ -1,0 +1,39 @@
+"""What tests share: the bundled model on both encoders, and recordings that come with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
+from parakeet_stt.bench.recordings import Recording, read_recordings
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+RECORDINGS = read_recordings(ROOT / "tests" / "data")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the defaults, whatever the developer has set."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("PARAKEET_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=["mlx", "onnx"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(backend: str) -> Model:
+    """The bundled model, on one encoder after the other."""
+    return load_model("tiny", backend=backend)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def recordings() -> list[Recording]:
+    return RECORDINGS
