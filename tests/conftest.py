@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
 from parakeet_stt.bench.recordings import Recording, read_recordings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from conftest import GOLDEN, RECORDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from parakeet_stt import load_model
 from parakeet_stt.model.decoder import GreedyTransducer, confidence
 from parakeet_stt.model.frontend import log_mel, normalize
@@ -50,7 +52,7 @@ def test_decoding_in_pieces_gives_the_same_tokens(kind: str, cuts: list[int]) ->
     whole, end = decoder.decode(frames, decoder.initial())
     state, found = decoder.initial(), []
     edges = [0, *sorted(cuts), len(frames)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         emissions, state = decoder.decode(frames[start:stop], state)
         found += emissions
     assert [(e.token, e.frame) for e in found] == [(e.token, e.frame) for e in whole]
@@ -59,9 +61,7 @@ def test_decoding_in_pieces_gives_the_same_tokens(kind: str, cuts: list[int]) ->
 
 def test_an_onnx_decoder_graph_gives_the_tokens_of_numpy() -> None:
     model = load_model("tiny", backend="onnx")
-    network = OnnxNetwork(
-        BUNDLED["tiny"] / "decoder_joint-model.onnx", model.config.blank, 5
-    )
+    network = OnnxNetwork(BUNDLED["tiny"] / "decoder_joint-model.onnx", model.config.blank, 5)
     theirs = GreedyTransducer(model.config, network)
     for recording in RECORDINGS[::15]:
         frames = model.encoder.encode(normalize(log_mel(recording.samples(), 80)), None)

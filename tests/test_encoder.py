@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import GOLDEN, RECORDINGS
+
 from parakeet_stt import Model, load_model
 from parakeet_stt.model.attention import band_mask
 from parakeet_stt.model.encoder import LocalAttention, encoder_frames

@@ -7,6 +7,7 @@ import pytest
 from conftest import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from parakeet_stt.audio import pcm16
 from parakeet_stt.model.frontend import LogMelStream, log_mel, normalize
 

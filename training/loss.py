@@ -24,9 +24,7 @@ class TDTLoss(torch.autograd.Function):
     """Mean negative log-likelihood per target piece."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, lengths: Tensor, blank: int
-    ) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, lengths: Tensor, blank: int) -> Tensor:
         """Compute the loss.
 
         Args:

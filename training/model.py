@@ -179,9 +179,7 @@ class Encoder(nn.Module):
         self.pre_encode = Subsampling(s)
         self.layers = nn.ModuleList(Layer(s) for _ in range(s.layers))
 
-    def forward(
-        self, x: Tensor, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         x, lengths = self.pre_encode(x, lengths)
         positions = _positions(x.shape[1], self.width, x)
         hidden = None if lengths is None else ~_valid(lengths, x.shape[1]).bool()

@@ -130,7 +130,9 @@ def make_tests(out: Path) -> None:
                 many, voice = 16, Voice("flite", "slt", 1.1)  # Longer than a window.
             turns = [(held_out(sentences), choose.uniform(0.25, 0.6), voice)]
             pauses = (0.12, 0.2) if many == 16 else (0.25, 1.4)
-            turns += [(held_out(sentences), choose.uniform(*pauses), voice) for _ in range(many - 1)]
+            turns += [
+                (held_out(sentences), choose.uniform(*pauses), voice) for _ in range(many - 1)
+            ]
             audio, told = record(turns, choose, 10 ** (choose.uniform(-14, 0) / 20))
             file = f"{kind}/{number:03}.flac"
             write_flac(out / file, audio)

@@ -72,9 +72,7 @@ def frontend() -> dict[str, np.ndarray]:
                     features=bins, window_size=0.025, n_fft=512, dither=0.0, pad_to=0,
                     normalize="NA" if kind == "raw" else "per_feature",
                 ).eval()  # fmt: skip
-                mel, length = module(
-                    input_signal=samples, length=torch.tensor([samples.shape[1]])
-                )
+                mel, length = module(input_signal=samples, length=torch.tensor([samples.shape[1]]))
                 arrays[f"{name}.{kind}.{bins}"] = mel[0, :, : int(length)].T.numpy()
     return arrays
 
@@ -186,9 +184,7 @@ def main() -> None:
             "max_symbols_per_step": MAX_SYMBOLS, "preserve_alignments": False,
         }  # fmt: skip
         if durations:
-            search = GreedyTDTInfer(
-                durations=durations, include_duration=True, **common
-            )
+            search = GreedyTDTInfer(durations=durations, include_duration=True, **common)
         else:
             search = GreedyRNNTInfer(**common)
         with torch.no_grad():
@@ -235,9 +231,7 @@ def main() -> None:
     logits = torch.randn(64, PIECES + 1) * torch.linspace(0.2, 8, 64)[:, None]
     measure = get_confidence_measure_bank()["entropy_tsallis_exp"]
     golden["confidence.logits"] = logits.numpy()
-    golden["confidence.values"] = measure(
-        logits.log_softmax(-1), PIECES + 1, 1 / 3
-    ).numpy()
+    golden["confidence.values"] = measure(logits.log_softmax(-1), PIECES + 1, 1 / 3).numpy()
     np.savez_compressed(HERE / "decoding.npz", **golden)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from parakeet_stt.audio import Samples, read_audio
 from parakeet_stt.errors import ConfigurationError
@@ -22,6 +23,7 @@ class Recording:
         text: What is said.
         start: Where speech begins, seconds.
         end: Where it ends, seconds.
+        words: Each word's ``text``, ``start`` and ``end``, where the synthesiser tells them.
     """
 
     path: Path
@@ -30,6 +32,7 @@ class Recording:
     text: str
     start: float
     end: float
+    words: list[dict[str, Any]] | None
 
     def samples(self) -> Samples:
         """Its audio: ``float32 [samples]``, 16 kHz."""
@@ -65,6 +68,7 @@ def read_recordings(folder: Path, limit: int | None = None) -> list[Recording]:
                     row["text"],
                     row["start"],
                     row["end"],
+                    row["words"],
                 )
             )
     return recordings
@@ -73,3 +77,9 @@ def read_recordings(folder: Path, limit: int | None = None) -> list[Recording]:
 def normalised(text: str) -> str:
     """Lower case, without punctuation: what word errors are counted on."""
     return " ".join(re.sub(r"[^\w' ]", " ", text.lower()).split())
+
+
+def read_turns(path: Path) -> tuple[list[str], Samples]:
+    """A sample's turns, as its ``.json`` tells them, and its audio at 16 kHz."""
+    turns = json.loads(path.read_text(encoding="utf-8"))["turns"]
+    return [turn["text"] for turn in turns], read_audio(path.with_suffix(".flac"))

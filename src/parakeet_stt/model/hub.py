@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -242,13 +242,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _cached(repository: str, cache_dir: Path | None) -> Path | None:
     """The folder of a complete download, without asking the network."""
-    try:
-        folder = Path(snapshot_download(repository, cache_dir=cache_dir, local_files_only=True))
-    except LocalEntryNotFoundError:
+    config = try_to_load_from_cache(repository, "config.json", cache_dir=cache_dir)
+    if not isinstance(config, str):
         return None
+    folder = Path(config).parent
     complete = all((folder / name).is_file() for name in _MLX_FILES) or (
         (folder / _ONNX_VOCABULARY).is_file()
-        and ((folder / _ONNX_DECODER).is_file() or (folder / _ONNX_CTC).is_file())
+        and (
+            (folder / _ONNX_CTC).is_file()
+            or all((folder / name).is_file() for name in (_ONNX_ENCODER, _ONNX_DECODER))
+        )
     )
     return folder if complete else None
 
@@ -299,8 +302,9 @@ def _explained(repository: str, source: str) -> Iterator[None]:
         ) from error
     except LocalEntryNotFoundError as error:
         raise ModelUnavailableError(
-            f"{repository} is not cached and the hub cannot be reached. Check the network (and "
-            f"HF_HUB_OFFLINE), or give a folder that holds the model; 'tiny' needs no network."
+            f"{repository} is not cached and the hub cannot be reached "
+            f"({error.__cause__ or error}). Check the network (and HF_HUB_OFFLINE), or give a "
+            f"folder that holds the model; 'tiny' needs no network."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no"

@@ -1,0 +1,193 @@
+"""What the streaming context promises, on both encoders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import RECORDINGS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parakeet_stt import Model, Transcript, load_model
+from parakeet_stt.errors import AudioError, ConfigurationError, SessionClosedError
+from parakeet_stt.model.stream import FRAME_SECONDS
+
+SINGLE = [r for r in RECORDINGS if r.set != "several"]
+SEVERAL = [r for r in RECORDINGS if r.set == "several"]
+LONG = max(SEVERAL, key=lambda r: r.end)
+
+
+def spoken(transcript: Transcript) -> list[tuple[int, float, float]]:
+    return [(token.id, token.start, token.end) for token in transcript.tokens]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    recording=st.sampled_from(SINGLE),
+    sizes=st.lists(st.integers(1, 16_000), min_size=1, max_size=60),
+    interims=st.integers(0, 3),
+)
+def test_the_final_is_the_offline_transcript_whatever_the_chunks(
+    model: Model, recording: object, sizes: list[int], interims: int
+) -> None:
+    samples = recording.samples()  # type: ignore[attr-defined]
+    with model.transcribe_stream() as stream:
+        place = 0
+        for number, size in enumerate(sizes):
+            stream.feed(samples[place : place + size])
+            if number < interims:
+                stream.hypothesis()
+            place += size
+        stream.feed(samples[place:])
+        final = stream.finish()
+    assert spoken(final) == spoken(model.transcribe(samples))
+
+
+def test_one_sample_at_a_time_gives_the_offline_transcript(model: Model) -> None:
+    recording = min(SINGLE, key=lambda r: r.end)
+    samples = recording.samples()[:24_000]
+    with model.transcribe_stream() as stream:
+        for start in range(len(samples)):
+            stream.feed(samples[start : start + 1])
+        assert spoken(stream.finish()) == spoken(model.transcribe(samples))
+
+
+def test_a_final_longer_than_the_window_is_the_offline_transcript_too(model: Model) -> None:
+    samples = LONG.samples()
+    assert LONG.end > 32, "the recording fits a window"
+    offline = model.transcribe(samples)
+    for size in (1_237, 50_000):
+        with model.transcribe_stream() as stream:
+            for start in range(0, len(samples), size):
+                stream.feed(samples[start : start + size])
+            assert spoken(stream.finish()) == spoken(offline)
+
+
+def test_memory_and_cost_stay_bounded_in_a_long_stream(model: Model) -> None:
+    samples = LONG.samples()
+    with model.transcribe_stream() as stream:
+        for _ in range(4):
+            stream.feed(samples)
+            assert sum(len(piece) for piece in stream._mel) < 3_300
+        words = stream.finish().words
+    assert len(words) > 3 * len(LONG.text.split())
+    starts = [word.start for word in words]
+    assert starts == sorted(starts)
+    assert starts[-1] > 3 * LONG.end
+
+
+@pytest.mark.parametrize("recording", SINGLE[::8], ids=lambda r: f"{r.set}-{r.path.stem}")
+def test_committed_text_is_never_taken_back(model: Model, recording: object) -> None:
+    samples = recording.samples()  # type: ignore[attr-defined]
+    committed = ""
+    with model.transcribe_stream(context_size=(64, 12)) as stream:
+        for start in range(0, len(samples), 1_600):
+            hypothesis = stream.add_audio(samples[start : start + 1_600])
+            assert hypothesis.committed.startswith(committed)
+            assert hypothesis.text.startswith(hypothesis.committed)
+            committed = hypothesis.committed
+            for token in hypothesis.committed_tokens:
+                assert token.start <= stream.seconds - 11 * FRAME_SECONDS
+    assert committed
+
+
+def test_the_newest_interim_says_nearly_what_the_final_says(model: Model) -> None:
+    same = 0
+    for recording in SINGLE[::4]:
+        with model.transcribe_stream() as stream:
+            hypothesis = stream.add_audio(recording.samples())
+            same += hypothesis.text == stream.finish().text
+    assert same >= 0.8 * len(SINGLE[::4])
+
+
+def test_nothing_is_heard_in_silence_and_noise(model: Model) -> None:
+    random = np.random.default_rng(5)
+    for seconds in (0.3, 1.0, 4.0, 12.0):
+        count = int(16_000 * seconds)
+        white = random.normal(0, 1, count).astype(np.float32)
+        hum = np.sin(2 * np.pi * 50 * np.arange(count) / 16_000).astype(np.float32)
+        for name, signal in {
+            "silence": np.zeros(count, np.float32),
+            "dither": white * 1e-5,
+            "quiet noise": white * 0.003,
+            "loud noise": white * 0.2,
+            "hum": hum * 0.1 + white * 0.001,
+        }.items():
+            assert model.transcribe(signal).text == "", f"{name}, {seconds} s"
+
+
+@pytest.mark.parametrize("count", [0, 1, 159, 1_600])
+def test_next_to_nothing_gives_an_empty_final(model: Model, count: int) -> None:
+    with model.transcribe_stream() as stream:
+        assert stream.add_audio(np.zeros(count, np.float32)).text == ""
+        final = stream.finish()
+    assert final.text == ""
+    assert final.words == ()
+    assert final.confidence == 0
+
+
+def test_words_have_times_within_the_speech_and_confidences(model: Model) -> None:
+    timed = [r for r in SINGLE if r.words]
+    errors = []
+    for recording in timed[:12]:
+        transcript = model.transcribe(recording.samples())
+        for word in transcript.words:
+            assert recording.start - 0.3 <= word.start <= word.end <= transcript.end
+            assert 0 <= word.confidence <= 1
+        if transcript.text == recording.text:
+            truth = [word["start"] for word in recording.words]
+            errors += [abs(w.start - t) for w, t in zip(transcript.words, truth, strict=True)]
+    assert np.median(errors) < 0.2
+
+
+def test_a_finished_stream_refuses_more() -> None:
+    stream = load_model("tiny").transcribe_stream()
+    stream.finish()
+    for call in (lambda: stream.add_audio(np.zeros(10, np.float32)), stream.finish):
+        with pytest.raises(SessionClosedError, match="finished"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((2, 100), np.float32), "mono"),
+        (np.zeros(100, np.int32), "int32"),
+        (np.array([0.1, np.nan], np.float32), "finite"),
+    ],
+)
+def test_bad_samples_are_refused_and_what_was_heard_is_kept(
+    samples: np.ndarray, message: str
+) -> None:
+    model, recording = load_model("tiny"), SINGLE[0]
+    with model.transcribe_stream() as stream:
+        stream.feed(recording.samples())
+        with pytest.raises(AudioError, match=message):
+            stream.add_audio(samples)
+        assert spoken(stream.finish()) == spoken(model.transcribe(recording.samples()))
+
+
+@pytest.mark.parametrize("context", [(0, 256), (256, 0), (256,), ("a", "b")])
+def test_a_context_below_one_frame_is_refused(context: object) -> None:
+    with pytest.raises(ConfigurationError, match="context_size"):
+        load_model("tiny").transcribe_stream(context_size=context)  # type: ignore[arg-type]
+
+
+def test_another_attention_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="'local' or 'full'"):
+        load_model("tiny").transcribe_stream(attention="global")  # type: ignore[arg-type]
+
+
+def test_streams_on_one_model_do_not_touch_each_other(model: Model) -> None:
+    first, second = SINGLE[0].samples(), SINGLE[1].samples()
+    with (
+        model.transcribe_stream() as one,
+        model.transcribe_stream((16, 16), "local") as two,
+    ):
+        for start in range(0, max(len(first), len(second)), 4_000):
+            one.add_audio(first[start : start + 4_000])
+            two.add_audio(second[start : start + 4_000])
+        assert spoken(one.finish()) == spoken(model.transcribe(first))
+        assert spoken(two.finish()) == spoken(model.transcribe(second, (16, 16), "local"))
