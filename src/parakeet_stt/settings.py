@@ -125,3 +125,19 @@ def load_settings(**overrides: Any) -> ParakeetSettings:
 def variable_name(field: str) -> str:
     """Name of the environment variable of a field of :class:`ParakeetSettings`."""
     return f"PARAKEET_{field.upper()}"
+
+
+def table() -> str:
+    """The variables as a Markdown table, as docs/configuration.md holds it."""
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in ParakeetSettings.model_fields.items():
+        default = field.default
+        if isinstance(default, tuple):
+            default = ",".join(map(str, default))
+        shown = "" if default is None else f"`{str(default).replace('True', 'true')}`"
+        rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -97,7 +97,8 @@ _ONNX_VOCABULARY = "vocab.txt"
 _ONNX_FILES = (
     "config.json",
     _ONNX_VOCABULARY,
-    *(name + suffix for name in (_ONNX_ENCODER, _ONNX_DECODER, _ONNX_CTC) for suffix in ("", "*")),
+    # With whatever data files a large graph has beside it.
+    *(f"{name}*" for name in (_ONNX_ENCODER, _ONNX_DECODER, _ONNX_CTC)),
 )
 
 

@@ -1,0 +1,81 @@
+"""The table of variables, and that what is written about it is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.settings import ParakeetSettings, load_settings, table, variable_name
+
+VARIABLES = {variable_name(name) for name in ParakeetSettings.model_fields}
+
+
+def test_the_ancestors_variables_have_the_ancestors_defaults() -> None:
+    settings = load_settings()
+    assert settings.model == "mlx-community/parakeet-tdt-0.6b-v2"
+    assert settings.context_size == (256, 256)
+    assert settings.attention_mode == "local"
+    assert settings.chunk_ms == 100
+    assert settings.emit_partial is True
+    assert settings.min_confidence == 0.1
+
+
+def test_variables_are_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAKEET_CONTEXT_SIZE", " 128, 64 ")
+    monkeypatch.setenv("PARAKEET_ATTENTION_MODE", "FULL")
+    monkeypatch.setenv("PARAKEET_EMIT_PARTIAL", "false")
+    monkeypatch.setenv("PARAKEET_CACHE_DIR", "/somewhere")
+    settings = load_settings(chunk_ms=50, model=None)
+    assert settings.context_size == (128, 64)
+    assert settings.attention_mode == "full"
+    assert settings.emit_partial is False
+    assert settings.cache_dir == Path("/somewhere")
+    assert settings.chunk_ms == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MODEL", ""),
+        ("BACKEND", "cuda"),
+        ("PRECISION", "int4"),
+        ("CONTEXT_SIZE", "256"),
+        ("CONTEXT_SIZE", "0,256"),
+        ("ATTENTION_MODE", "global"),
+        ("CHUNK_MS", "5"),
+        ("EMIT_PARTIAL", "perhaps"),
+        ("MIN_CONFIDENCE", "1.5"),
+        ("PREROLL_MS", "100"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"PARAKEET_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"PARAKEET_{name}="):
+        load_settings()
+
+
+def test_configuration_md_holds_the_table() -> None:
+    assert table() in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+def test_env_example_names_every_variable_with_its_default() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert set(re.findall(r"PARAKEET_[A-Z_]+(?==)", text)) == VARIABLES
+    for name, field in ParakeetSettings.model_fields.items():
+        (value,) = re.findall(rf"^# ?{variable_name(name)}=(.*)$", text, re.MULTILINE)
+        default = field.default
+        if isinstance(default, tuple):
+            default = ",".join(map(str, default))
+        assert value.strip() == ("" if default is None else str(default)).replace("True", "true")
+
+
+def test_no_document_names_a_variable_that_does_not_exist() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named = set(re.findall(r"PARAKEET_[A-Z_]+[A-Z]", path.read_text(encoding="utf-8")))
+        assert named <= VARIABLES | {"PARAKEET_TTFS_P99"}, path.name

@@ -1,0 +1,79 @@
+"""Tokens to words, sentences and subtitles."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from parakeet_stt import Hypothesis, Token, Transcript
+
+PIECES = [
+    "\u2581He",
+    "llo",
+    ",",
+    "\u2581wor",
+    "ld",
+    ".",
+    "\u2581How",
+    "\u2581are",
+    "\u2581you",
+    "?",
+]
+CONFIDENCES = [0.9, 0.8, 0.4, 1.0, 0.7, 0.9, 1.0, 1.0, 0.5, 0.9]
+
+
+def transcript(start: float = 0.0) -> Transcript:
+    tokens = [
+        Token(i, piece, start + i * 0.4, start + i * 0.4 + 0.3, confidence)
+        for i, (piece, confidence) in enumerate(zip(PIECES, CONFIDENCES, strict=True))
+    ]
+    return Transcript(tuple(tokens), start, start + 5, "en")
+
+
+def test_words_are_tokens_with_their_punctuation() -> None:
+    words = transcript().words
+    assert [w.text for w in words] == ["Hello,", "world.", "How", "are", "you?"]
+    assert [w.confidence for w in words] == [0.4, 0.7, 1.0, 1.0, 0.5]
+    assert (words[1].start, round(words[1].end, 3)) == (1.2000000000000002, 2.3)
+
+
+def test_segments_are_sentences() -> None:
+    assert [s.text for s in transcript().segments] == ["Hello, world.", "How are you?"]
+    assert transcript().text == "Hello, world. How are you?"
+    assert Transcript(()).segments == ()
+
+
+def test_json_holds_everything_in_seconds() -> None:
+    value = json.loads(transcript().to_json())
+    assert value["text"] == "Hello, world. How are you?"
+    assert value["language"] == "en"
+    assert value["segments"][1]["words"][2] == {
+        "text": "you?",
+        "start": 3.2,
+        "end": 3.9,
+        "confidence": 0.5,
+    }
+
+
+def test_subtitles_have_a_cue_for_every_sentence() -> None:
+    late = transcript(3_599.5)
+    assert late.to_srt() == (
+        "1\n00:59:59,500 --> 01:00:01,800\nHello, world.\n\n"
+        "2\n01:00:01,900 --> 01:00:03,400\nHow are you?\n"
+    )
+    assert late.to_vtt().startswith("WEBVTT\n\n00:59:59.500 --> 01:00:01.800\nHello, world.\n")
+
+
+def test_shifting_moves_every_time() -> None:
+    found, wanted = transcript().shifted(2.5), transcript(2.5)
+    assert [t.start for t in found.tokens] == pytest.approx([t.start for t in wanted.tokens])
+    assert [t.end for t in found.tokens] == pytest.approx([t.end for t in wanted.tokens])
+    assert (found.text, found.start, found.end) == (wanted.text, 2.5, 7.5)
+
+
+def test_a_hypothesis_is_committed_text_and_tentative_text() -> None:
+    tokens = transcript().tokens
+    hypothesis = Hypothesis(tokens[:4], tokens[4:6], 2.0)
+    assert hypothesis.text == "Hello, world."
+    assert hypothesis.committed == "Hello, wor"
+    assert hypothesis.tentative == "ld."
