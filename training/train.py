@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import math
-import os
 import time
 from pathlib import Path
 
@@ -116,8 +115,9 @@ class Losses:
 
 def work(rank: int, arguments: argparse.Namespace) -> None:
     """One of the processes."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
-    distributed.init_process_group("gloo", rank=rank, world_size=PROCESSES)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{_meeting(arguments.out)}", rank=rank, world_size=PROCESSES
+    )
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(arguments.seed)
@@ -223,6 +223,11 @@ def save(path, model, average, optimiser, step, spent, switched, ctc) -> None:  
     part.replace(path)
 
 
+def _meeting(out: Path) -> Path:
+    """The file through which the processes find each other."""
+    return (out / "processes").absolute()
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -234,6 +239,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     pieces(arguments.data, Shape().pieces)
+    _meeting(arguments.out).unlink(missing_ok=True)  # That of a run that was stopped.
     multiprocessing.spawn(work, (arguments,), nprocs=PROCESSES)
 
 
