@@ -68,7 +68,7 @@ class Screen(FrameProcessor):
                 self._show(f"    ... {frame.text}", final=False)
             case TranscriptionFrame():
                 late = (time.time() - self._speech_end) * 1000
-                self._show(f"  heard {frame.text}   [{late:.0f} ms after the end of speech]")
+                self._show(f"  heard {frame.text} [{late:.0f} ms]")
         await self.push_frame(frame, direction)
 
     def turn(self, text: str) -> None:
@@ -182,6 +182,7 @@ async def play(path: Path, model: str) -> int:
     from parakeet_stt.player import Player
 
     player = Player(await asyncio.to_thread(read_audio, path))
+    print(f"{path}, in real time; behind each final: its time from the end of speech\n", flush=True)
     worker, _, quiet = build(player, None, model)
     failures: list[str] = []
 

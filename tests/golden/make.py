@@ -229,9 +229,9 @@ def main() -> None:
     )  # fmt: skip
 
     logits = torch.randn(64, PIECES + 1) * torch.linspace(0.2, 8, 64)[:, None]
-    measure = get_confidence_measure_bank()["entropy_tsallis_exp"]
+    measure = get_confidence_measure_bank()["entropy_tsallis_lin"]
     golden["confidence.logits"] = logits.numpy()
-    golden["confidence.values"] = measure(logits.log_softmax(-1), PIECES + 1, 1 / 3).numpy()
+    golden["confidence.values"] = measure(logits.log_softmax(-1), PIECES + 1, 2).numpy()
     np.savez_compressed(HERE / "decoding.npz", **golden)
 
 
