@@ -39,7 +39,7 @@ async def speak_slowly(session: Session, samples: np.ndarray) -> Transcript:
     """Send the next piece when the last has been heard."""
     for start in range(0, len(samples), 6_400):
         session.send(samples[start : start + 6_400])
-        while session.lag:  # noqa: ASYNC110 (there is no event for it, nor need of one)
+        while session.lag >= 0.1:  # noqa: ASYNC110 (there is no event for it, nor need of one)
             await asyncio.sleep(0.001)
     return await session.flush()
 

@@ -276,7 +276,7 @@ def confidence(logits: Floats) -> float:
 
     NeMo's ``entropy`` measure of type ``tsallis`` with alpha 2 and linear normalisation (Laptev
     and Ginsburg, "Fast Entropy-Based Methods of Word-Level Confidence Estimation", 2022). It tells
-    wrong words from right ones as well as NeMo's default of alpha 1/3, whose values crowd at 0
+    wrong words from right ones as well as NeMo's default of alpha 0.33, whose values crowd at 0
     (docs/benchmarks.md), and its scale is that of a probability.
 
     Args:
