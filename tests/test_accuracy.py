@@ -9,6 +9,7 @@ from __future__ import annotations
 import jiwer
 import pytest
 from conftest import RECORDINGS
+
 from parakeet_stt import load_model
 from parakeet_stt.bench.recordings import normalised
 

@@ -71,8 +71,13 @@ class Batches:
         self._clips = clips
         self._random = np.random.default_rng(seed)
 
-    def __call__(self, short: bool) -> Batch:
-        """Make a batch; ``short`` keeps windows under five seconds (the first steps)."""
+    def __call__(self, short: bool = False, gentle: bool = False) -> Batch:
+        """Make a batch.
+
+        Args:
+            short: Keep windows under five seconds (the first steps).
+            gentle: Little noise and no filters but the telephone's (the last steps).
+        """
         random = self._random
         kind = random.random()
         if short or kind < 0.3:
@@ -86,7 +91,7 @@ class Batches:
         tail = random.random() < 0.5
         audio = np.zeros((items, samples), np.float32)
         spans = [self._fill(audio[i], TAIL if tail else 0) for i in range(items)]
-        audio = self._distort(audio)
+        audio = self._distort(audio, gentle)
         if tail:
             audio[:, -TAIL:] = 0
         texts = [" ".join(text for _, _, text in item) for item in spans]
@@ -119,16 +124,16 @@ class Batches:
         window[:] = np.concatenate((np.zeros(shift, np.float32), window[: len(window) - shift]))
         return [(start + shift, end + shift, text) for start, end, text in spans]
 
-    def _distort(self, audio: np.ndarray) -> np.ndarray:
+    def _distort(self, audio: np.ndarray, gentle: bool) -> np.ndarray:
         """Add noise, and take the band of a telephone from some."""
         random = self._random
-        spectrum = np.fft.rfft(audio) if random.random() < 0.5 else None
+        spectrum = np.fft.rfft(audio) if random.random() < (0.15 if gentle else 0.5) else None
         if spectrum is not None:
             frequencies = np.fft.rfftfreq(audio.shape[1], 1 / RATE)
             for item in spectrum:
                 if random.random() < 0.3:
                     item[frequencies > random.uniform(3300, 4000)] = 0
-                elif random.random() < 0.4:
+                elif random.random() < 0.4 and not gentle:
                     # A tilt or a bump, as microphones and rooms have.
                     centre, height = random.uniform(100, 7000), random.uniform(-9, 9)
                     bump = np.exp(-(((frequencies - centre) / random.uniform(500, 3000)) ** 2))
@@ -142,7 +147,8 @@ class Batches:
             if kind < 0.6 or level == 0:
                 item += noise(random, len(item)) * 10 ** (random.uniform(-90, -30) / 20)
             else:
-                item += noise(random, len(item)) * level * 10 ** (-random.uniform(3, 35) / 20)
+                ratio = random.uniform(10 if gentle else 3, 35)
+                item += noise(random, len(item)) * level * 10 ** (-ratio / 20)
         return np.clip(audio, -1, 1)
 
 

@@ -27,11 +27,11 @@ from training.loss import tdt_loss
 from training.model import LogMel, Model, Shape, normalise
 
 PROCESSES = 2
-RATE_PEAK = 1.5e-3
 ALIGN_STEPS = 600
 TDT_RAMP = 150
 CTC_READY = 1.5  # Nats per piece at which the transducer is switched on.
 CTC_KEPT = 0.2
+GENTLE = 0.8  # Of the time; afterwards there is little noise and no SpecAugment.
 SAVE_SECONDS = 120
 
 
@@ -57,9 +57,11 @@ class Losses:
         self.model, self.tokenizer, self.mel = model, tokenizer, LogMel()
         self.blank = model.shape.pieces
 
-    def __call__(self, batch: Batch, align: bool, transduce: bool) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, batch: Batch, align: bool, transduce: bool, mask: bool
+    ) -> dict[str, torch.Tensor]:
         """Compute CTC's loss, and those of the alignment and the transducer where wanted."""
-        features = self.features(batch)
+        features = self.features(batch, mask)
         encoded, _ = self.model.encoder(features)
         ids = [self.tokenizer.encode(text) for text in batch.texts]
         lengths = torch.tensor([len(item) for item in ids])
@@ -81,8 +83,8 @@ class Losses:
             losses["tdt"] = tdt_loss(logits, targets, lengths, self.blank)
         return losses
 
-    def features(self, batch: Batch) -> torch.Tensor:
-        """Normalised log-mel with light SpecAugment."""
+    def features(self, batch: Batch, mask: bool) -> torch.Tensor:
+        """Normalised log-mel, with light SpecAugment where wanted."""
         with torch.no_grad():
             mel = self.mel(torch.from_numpy(batch.audio))
             if batch.tail:
@@ -91,7 +93,7 @@ class Losses:
                 mel = (mel - mean) / (deviation + 1e-5)
             else:
                 mel = normalise(mel)
-            for item in mel:
+            for item in mel if mask else ():
                 if torch.rand(()) < 0.5:
                     low = int(torch.randint(0, 70, ()))
                     item[:, low : low + int(torch.randint(1, 10, ()))] = 0
@@ -130,7 +132,7 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
     others = [p for p in model.parameters() if p.ndim < 2]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}],
-        lr=RATE_PEAK, betas=(0.9, 0.98),
+        lr=arguments.rate, betas=(0.9, 0.98),
     )  # fmt: skip
     step, spent, switched = 0, 0.0, -1
     ctc = math.inf
@@ -153,8 +155,9 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
     while done < 1:
         model.train()
         align = max(0.0, 1 - step / ALIGN_STEPS)
-        batch = batches(short=switched < 0)
-        found = losses(batch, align > 0, switched >= 0)
+        gentle = done > GENTLE
+        batch = batches(short=switched < 0, gentle=gentle)
+        found = losses(batch, align > 0, switched >= 0, mask=not gentle)
         if switched >= 0:
             ramp = min(1.0, (step - switched + 1) / TDT_RAMP)
             kept = CTC_KEPT + (1 - CTC_KEPT) * (1 - ramp)
@@ -181,7 +184,7 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         warm = min(1.0, (step + 1) / 300)
         for group in optimiser.param_groups:
-            group["lr"] = RATE_PEAK * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = arguments.rate * warm * (0.005 + 0.5 * (1 + math.cos(math.pi * done)))
         optimiser.step()
         if switched < 0 and ctc < CTC_READY and step > ALIGN_STEPS:
             switched = step
@@ -234,6 +237,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

@@ -2,8 +2,8 @@
 
 The mlx-cpu wheel ships the reference BLAS. Its library calls ``cblas_sgemm`` by plain name, so a
 library that offers this name and sits in the process's global symbol scope first is used instead
-(60 times faster: docs/benchmarks.md). It has to be there before ``mlx.core`` is imported, so the
-package's ``__init__`` calls :func:`prepare`. Knows nothing of models.
+(30 to 60 times faster: docs/benchmarks.md). It has to be there before ``mlx.core`` is imported, so
+the package's ``__init__`` calls :func:`prepare`. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from parakeet_stt.errors import ConfigurationError
 VARIABLE = "PARAKEET_BLAS"
 INSTALL_HINT = (
     "install OpenBLAS (Debian, Ubuntu: apt-get install libopenblas0; Fedora: dnf install openblas; "
-    "or pip install mkl), which makes MLX's matrix products about 60 times faster"
+    "or pip install mkl), which makes MLX's matrix products 30 to 60 times faster"
 )
 
 # In order of preference, by the names that the dynamic loader knows them by; MKL's single

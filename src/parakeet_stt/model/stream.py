@@ -158,13 +158,10 @@ class Stream:
         self._check_open()
         emissions = self._decode_window(padding=0)
         newest = (self._origin + self._mel_frames) // ENCODER_HOP
-        self._commit(emissions, newest)
-        tentative = emissions[len(self._committed) :]
-        return Hypothesis(
-            self._tokens(self._committed),
-            self._tokens((*self._committed, *tentative))[len(self._committed) :],
-            self.seconds,
-        )
+        tentative = self._commit(emissions, newest)
+        tokens = self._tokens([*self._committed, *tentative])
+        count = len(self._committed)
+        return Hypothesis(tokens[:count], tokens[count:], self.seconds)
 
     def finish(self) -> Transcript:
         """The final of everything heard: the same tokens as ``transcribe()`` gives.
@@ -218,11 +215,14 @@ class Stream:
     def _encode(self, mel: LogMel, heard: int) -> Any:
         return self._encoder.encode(normalize(mel, heard), self._options.band)
 
-    def _commit(self, emissions: list[Emission], newest: int) -> None:
+    def _commit(self, emissions: list[Emission], newest: int) -> list[Emission]:
         """Promise what two hypotheses in a row agree on and what is older than the right context.
 
         Local agreement: Liu et al., "Low-Latency Sequence-to-Sequence Speech Recognition and
         Translation by Partial Hypothesis Selection", 2020.
+
+        Returns:
+            What of the newer hypothesis stays tentative.
         """
         oldest = newest - self._options.context_size[1]
         agreed = sum(
@@ -232,12 +232,13 @@ class Stream:
                 zip(self._previous, emissions, strict=False),
             )
         )
-        same = [e.token for e in emissions[: len(self._committed)]] == [
-            e.token for e in self._committed
-        ]
-        if same and agreed > len(self._committed):
-            self._committed += emissions[len(self._committed) : agreed]
         self._previous = emissions
+        count = len(self._committed)
+        if [e.token for e in emissions[:count]] != [e.token for e in self._committed]:
+            # It contradicts what was promised: what lies behind that is all that can be shown.
+            return [e for e in emissions if e.frame > self._committed[-1].frame]
+        self._committed += emissions[count:agreed]
+        return emissions[len(self._committed) :]
 
     def _tokens(self, emissions: Sequence[Emission]) -> tuple[Token, ...]:
         """Emissions as tokens with times; a token without a duration lasts to the next."""
