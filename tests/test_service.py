@@ -298,6 +298,7 @@ async def test_settings_change_at_run_time_from_the_next_segment_on() -> None:
     stt = service(emit_partial=False)
     frames = [
         *spoken(0),
+        SleepFrame(sleep=0.5),
         STTUpdateSettingsFrame(delta=Settings(min_confidence=1.0)),
         SleepFrame(sleep=0.3),
         *spoken(1),

@@ -36,11 +36,11 @@ SAMPLES: dict[str, tuple[Voice, list[tuple[str, float]]]] = {
     "conversation": (
         Voice("flite", "slt"),
         [
-            ("Hello, my name is Clara Morgan, and I live in Boston.", 0.6),
+            ("Hello, this is Hannah Parker from Boston.", 0.6),
             ("Turn on the lamp in the kitchen, please.", 2.4),
             ("What is the weather like in Seattle today?", 2.4),
-            ("Remind me to call the dentist at nine thirty in the morning.", 2.4),
-            ("No, I said Thursday, not Tuesday.", 2.4),
+            ("Remind me to call Oliver at nine thirty in the morning.", 2.4),
+            ("Move the interview from Monday to Friday.", 2.4),
             ("Thank you very much for your help.", 2.4),
         ],
     ),
