@@ -6,11 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 
 from parakeet_stt.model.blas import INSTALL_HINT
+
+# What this machine has; one without any is a case of its own, not a failure.
+INSTALLED = next((n for n in ("openblas", "blis", "mkl_rt") if find_library(n)), None)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux' MLX ships a slow BLAS")
 
@@ -55,10 +59,14 @@ def difference(out: str) -> float:
         "import sys; sys.path.insert(0, 'examples'); import bot_v2",
     ],
 )
-def test_a_fast_library_serves_mlx_from_every_entry(first: str) -> None:
+def test_the_fast_library_that_is_installed_serves_mlx_from_every_entry(first: str) -> None:
     out, bound = multiply(first)
-    assert re.search("openblas|blis|mkl", Path(bound).name), bound
     assert difference(out) < 1e-3
+    if INSTALLED:
+        assert re.search("openblas|blis|mkl", Path(bound).name), bound
+    else:
+        assert "mlx" in bound
+        assert INSTALL_HINT in out
 
 
 @linux
@@ -71,9 +79,11 @@ def test_it_can_be_turned_off_and_results_agree() -> None:
 
 @linux
 def test_a_library_can_be_named() -> None:
-    out, bound = multiply(PARAKEET_BLAS="libopenblas.so.0")
-    assert "openblas" in bound
-    assert "openblas" in out
+    """The one that the mlx wheel ships is always there: named, it is loaded like any other."""
+    _, shipped = multiply(PARAKEET_BLAS="off")
+    out, bound = multiply(PARAKEET_BLAS=shipped)
+    assert Path(bound).samefile(shipped)
+    assert f"said {Path(shipped).resolve()}" in out
 
 
 @linux
