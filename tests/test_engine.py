@@ -13,9 +13,9 @@ import pytest
 from conftest import GOLDEN, RECORDINGS
 
 from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Transcript
-from parakeet_stt.engine import MAX_BACKLOG_SECONDS, Failed, SessionState
 from parakeet_stt.errors import BacklogError, ModelNotFoundError, SessionClosedError
 from parakeet_stt.model import device
+from parakeet_stt.session import MAX_BACKLOG_SECONDS, Failed, SessionState
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]
 

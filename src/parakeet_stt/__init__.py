@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from parakeet_stt.model import blas
 
 if TYPE_CHECKING:
-    from parakeet_stt.engine import Engine, Final, Session
+    from parakeet_stt.engine import Engine
     from parakeet_stt.errors import ParakeetError
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
     from parakeet_stt.model.parakeet import Model, load_model
     from parakeet_stt.model.stream import Stream
     from parakeet_stt.service import ParakeetMLXSTTService
+    from parakeet_stt.session import Final, Session
     from parakeet_stt.transcript import Hypothesis, Segment, Token, Transcript, Word
 
 # Before anybody imports mlx: afterwards it is too late.
@@ -27,14 +28,14 @@ __version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
     "Engine": "engine",
-    "Final": "engine",
+    "Final": "session",
     "Hypothesis": "transcript",
     "MLX_GLOBAL_LOCK": "model.device",
     "Model": "model.parakeet",
     "ParakeetError": "errors",
     "ParakeetMLXSTTService": "service",
     "Segment": "transcript",
-    "Session": "engine",
+    "Session": "session",
     "Stream": "model.stream",
     "Token": "transcript",
     "Transcript": "transcript",

@@ -35,7 +35,7 @@ from pipecat.utils.tracing.service_decorators import traced_stt
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
 from parakeet_stt.audio import Resampler, pcm16
-from parakeet_stt.engine import HISTORY_SECONDS, Engine, Failed, Final, Session, SessionState
+from parakeet_stt.engine import Engine
 from parakeet_stt.errors import (
     AudioError,
     BacklogError,
@@ -46,6 +46,7 @@ from parakeet_stt.errors import (
     ParakeetError,
 )
 from parakeet_stt.model.stream import StreamOptions
+from parakeet_stt.session import HISTORY_SECONDS, Failed, Final, Session, SessionState
 from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
 

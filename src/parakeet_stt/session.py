@@ -1,0 +1,403 @@
+"""One speaker's audio in, hypotheses and finals out, without ever blocking the event loop.
+
+A session is opened by :class:`~parakeet_stt.engine.Engine`. Knows no protocol and no Pipecat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from loguru import logger
+
+from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
+from parakeet_stt.errors import BacklogError, SessionClosedError
+from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.stream import Stream, StreamOptions
+from parakeet_stt.schedule import Priority, call_soon, settle, steps
+from parakeet_stt.transcript import Hypothesis, Transcript
+
+if TYPE_CHECKING:
+    from parakeet_stt.engine import Engine
+
+MAX_BACKLOG_SECONDS = 300.0
+"""Audio that may wait for inference in one session before :meth:`Session.send` refuses more."""
+
+HISTORY_SECONDS = 30.0
+"""Audio from before a segment that a session can reach back to."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """A segment's final, as an event.
+
+    Attributes:
+        transcript: What was said; its text is empty when nothing was.
+    """
+
+    transcript: Transcript
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A segment that got no final because inference failed, as an event.
+
+    Attributes:
+        error: What went wrong; the session goes on with the next segment.
+    """
+
+    error: BaseException
+
+
+Event = Hypothesis | Final | Failed
+
+
+class SessionState(Enum):
+    """Where a session is in its life."""
+
+    IDLE = "idle"
+    """Open, and no segment is: audio is kept as pre-roll (or opens one, without pre-roll)."""
+    SPEAKING = "speaking"
+    """A segment is open."""
+    CLOSED = "closed"
+    """Finished or aborted; nothing more is accepted."""
+
+
+class _Segment:
+    """One segment on its way: audio that waits, and the stream that hears it.
+
+    Audio is added on the event loop and taken on the inference thread, hence the lock; the stream
+    is touched by the inference thread alone.
+    """
+
+    def __init__(self, engine: Engine, options: StreamOptions, start: float) -> None:
+        self.engine = engine
+        self.interim_queued = False
+        self.waiting = 0
+        self._options = options
+        self._start = start
+        self._stream: Stream | None = None
+        self._pieces: list[Samples] = []
+        self._lock = threading.Lock()
+
+    def add(self, samples: Samples) -> None:
+        with self._lock:
+            self._pieces.append(samples)
+            self.waiting += len(samples)
+
+    def hypothesis(self) -> Hypothesis:
+        """Hear everything that waits and say what is believed; on the inference thread."""
+        return self._hear().hypothesis().shifted(self._start)
+
+    def final(self) -> Transcript:
+        """Hear everything that waits and make the final; on the inference thread."""
+        return self._hear().finish().shifted(self._start)
+
+    def _hear(self) -> Stream:
+        with self._lock:
+            pieces, self._pieces = self._pieces, []
+            self.waiting = 0
+        if self._stream is None:
+            assert self.engine.model is not None
+            self._stream = self.engine.model.open_stream(self._options)
+        if pieces:
+            self._stream.feed(np.concatenate(pieces))
+        return self._stream
+
+
+class Session:
+    """One speaker's audio in, hypotheses and finals out. Made by :meth:`Engine.open`.
+
+    Events come from iterating over the session; a hypothesis that nobody has taken yet is replaced
+    by a newer one, a final never is. A segment's hypotheses come before its final, and finals in
+    the order of their segments. All methods belong to the event loop that opened the session.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: StreamOptions,
+        interval: float | None,
+        preroll: float | None,
+    ) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._state = SessionState.IDLE
+        self._segment: _Segment | None = None
+        self._finals: dict[asyncio.Future[Transcript], _Segment] = {}  # On their way.
+        self._history: deque[Samples] = deque()
+        self._history_samples = 0
+        self._heard = 0
+        self._events: deque[Event | None] = deque()
+        self._has_events = asyncio.Event()
+        self.configure(options, interval=interval, preroll=preroll)
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session is in its life."""
+        return self._state
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio received since the session was opened."""
+        return self._heard / SAMPLE_RATE
+
+    @property
+    def lag(self) -> float:
+        """Seconds of audio that wait for inference."""
+        segments = [*self._finals.values(), *([self._segment] if self._segment else [])]
+        return sum(segment.waiting for segment in segments) / SAMPLE_RATE
+
+    def configure(
+        self,
+        options: StreamOptions,
+        *,
+        interval: float | None,
+        preroll: float | None,
+        engine: Engine | None = None,
+    ) -> None:
+        """Change how the session listens, from the next segment on.
+
+        Args:
+            options: As :meth:`Engine.open`.
+            interval: As :meth:`Engine.open`.
+            preroll: As :meth:`Engine.open`.
+            engine: Another engine, with another model; its own by default.
+        """
+        if engine is not None and engine is not self._engine:
+            self._engine._sessions.discard(self)
+            self._engine = engine
+            engine._sessions.add(self)
+        self._options = options
+        self._interval = None if interval is None else int(interval * SAMPLE_RATE)
+        self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
+
+    def send(self, samples: Any) -> None:
+        """Take more audio. Never blocks.
+
+        Args:
+            samples: ``float32 [samples]``, mono, 16 kHz.
+
+        Raises:
+            SessionClosedError: The session is closed.
+            AudioError: Samples of another shape or kind.
+            BacklogError: Too much audio waits already; what was sent before is kept, and the
+                session goes on once inference has caught up.
+        """
+        self._check_open()
+        audio = as_samples(samples)
+        if self.lag + len(audio) / SAMPLE_RATE > MAX_BACKLOG_SECONDS:
+            raise BacklogError(
+                f"{self.lag:.0f} s of audio wait for inference already; at most "
+                f"{MAX_BACKLOG_SECONDS:.0f} s are kept. The machine is too slow for this many "
+                f"sessions or this model, or audio is sent faster than it is spoken."
+            )
+        if self._segment is None and self._preroll is None:
+            self._open_segment(self.seconds)
+        self._heard += len(audio)
+        if self._segment is None:
+            self._remember(audio)
+            return
+        self._segment.add(audio)
+        self._queue_interim(self._segment)
+
+    def begin(self, reach: float | None = None) -> None:
+        """Open a segment, with the pre-roll before it; nothing happens where one is open.
+
+        Args:
+            reach: Seconds of audio before now that belong to it; the session's pre-roll by
+                default. What belonged to an earlier segment is never taken again.
+
+        Raises:
+            SessionClosedError: The session is closed.
+        """
+        self._check_open()
+        if self._segment is not None:
+            return
+        wanted = (self._preroll or 0) if reach is None else int(reach * SAMPLE_RATE)
+        history = np.concatenate((np.zeros(0, np.float32), *self._history))
+        history = history[max(0, len(history) - wanted) :]
+        self._forget_history()
+        segment = self._open_segment(self.seconds - len(history) / SAMPLE_RATE)
+        segment.add(history)
+        self._queue_interim(segment)
+
+    def flush(self) -> asyncio.Future[Transcript]:
+        """End the segment now and keep the session; audio sent from here on is the next one's.
+
+        The final is also an event, so that the future need not be awaited; cancelling whoever
+        awaits it loses nothing.
+
+        Returns:
+            A future of the final of everything sent before, empty where no segment was open. It
+            fails with a ParakeetError where the model cannot be loaded or inference fails, and
+            with a SessionClosedError where the session is aborted before.
+
+        Raises:
+            SessionClosedError: The session is closed.
+        """
+        self._check_open()
+        result: asyncio.Future[Transcript] = self._loop.create_future()
+        segment, self._segment = self._segment, None
+        if segment is None:
+            result.set_result(Transcript((), self.seconds, self.seconds))
+            return result
+        self._state = SessionState.IDLE
+        self._finals[result] = segment
+        if segment.engine.model is not None:
+            self._queue_final(segment, result)
+        else:
+            starting = asyncio.ensure_future(segment.engine.start())
+            starting.add_done_callback(lambda done: self._engine_started(done, segment, result))
+        return result
+
+    async def finish(self) -> Transcript:
+        """Flush, wait for every final that is on its way, then close.
+
+        Raises:
+            SessionClosedError: The session is closed, or is aborted meanwhile.
+            ParakeetError: There is no final: the model cannot be loaded, or inference failed.
+        """
+        last = self.flush()
+        try:
+            await asyncio.wait([*self._finals, last])
+            return last.result()
+        finally:
+            self._close()
+
+    def abort(self) -> None:
+        """Close at once, without a final. May be called in any state."""
+        self._segment = None
+        self._close()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while not self._events:
+                self._has_events.clear()
+                await self._has_events.wait()
+            event = self._events.popleft()
+            if event is None:
+                self._events.append(None)  # For whoever else iterates.
+                return
+            yield event
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def _open_segment(self, start: float) -> _Segment:
+        self._segment = _Segment(self._engine, self._options, start)
+        self._state = SessionState.SPEAKING
+        return self._segment
+
+    def _remember(self, audio: Samples) -> None:
+        """Keep the newest audio before a segment."""
+        self._history.append(audio)
+        self._history_samples += len(audio)
+        while self._history_samples - len(self._history[0]) >= HISTORY_SECONDS * SAMPLE_RATE:
+            self._history_samples -= len(self._history.popleft())
+
+    def _forget_history(self) -> None:
+        self._history.clear()
+        self._history_samples = 0
+
+    def _queue_interim(self, segment: _Segment) -> None:
+        """Ask for an interim when enough is new, unless one is on its way: that one will be about
+        the newest audio when its turn comes."""
+        if self._interval is None or segment.interim_queued or segment.engine.model is None:
+            return
+        if segment.waiting < self._interval:
+            return
+        segment.interim_queued = True
+
+        def interim() -> None:
+            if self._segment is not segment:
+                return  # Flushed meanwhile: its final is on its way or out.
+            try:
+                hypothesis = segment.hypothesis()
+            except Exception as error:
+                # The final will meet the same error and tell the caller.
+                logger.warning(f"an interim failed: {error}")
+                return
+            call_soon(self._loop, self._interim_ready, segment, hypothesis)
+
+        steps.add(Priority.INTERIM, interim)
+
+    def _interim_ready(self, segment: _Segment, hypothesis: Hypothesis) -> None:
+        segment.interim_queued = False
+        if self._segment is segment:
+            self._emit(hypothesis)
+            self._queue_interim(segment)
+
+    def _engine_started(
+        self, started: asyncio.Future[Model], segment: _Segment, result: asyncio.Future[Transcript]
+    ) -> None:
+        error = asyncio.CancelledError() if started.cancelled() else started.exception()
+        if error is None:
+            self._queue_final(segment, result)
+        else:
+            self._final_ready(result, None, error)
+
+    def _queue_final(self, segment: _Segment, result: asyncio.Future[Transcript]) -> None:
+        def final() -> None:
+            if result.done():
+                return  # Aborted meanwhile.
+            try:
+                transcript, error = segment.final(), None
+            except Exception as caught:
+                transcript, error = None, caught
+            call_soon(self._loop, self._final_ready, result, transcript, error)
+
+        steps.add(Priority.FINAL, final)
+
+    def _final_ready(
+        self,
+        result: asyncio.Future[Transcript],
+        transcript: Transcript | None,
+        error: BaseException | None,
+    ) -> None:
+        if self._finals.pop(result, None) is None:
+            return  # Aborted meanwhile.
+        if transcript is not None:
+            self._emit(Final(transcript))
+        elif error is not None:
+            self._emit(Failed(error))
+        settle(result, transcript, error)
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Hypothesis) and self._events:
+            newest = self._events[-1]
+            if isinstance(newest, Hypothesis):
+                self._events.pop()
+        self._events.append(event)
+        self._has_events.set()
+
+    def _close(self) -> None:
+        if self._state is SessionState.CLOSED:
+            return
+        self._state = SessionState.CLOSED
+        for result in self._finals:
+            settle(result, None, SessionClosedError("the session was closed before its final"))
+        self._finals.clear()
+        self._forget_history()
+        self._engine._sessions.discard(self)
+        self._events.append(None)
+        self._has_events.set()
+
+    def _check_open(self) -> None:
+        if self._state is SessionState.CLOSED:
+            raise SessionClosedError("the session is closed; open another with engine.open()")
