@@ -157,7 +157,7 @@ def _listen(arguments: argparse.Namespace) -> int:
     with Live(console=_out, auto_refresh=False) as live:
 
         def show(committed: str, tentative: str) -> None:
-            live.update(Text.assemble(committed, " ", (tentative, "dim")), refresh=True)
+            live.update(Text.assemble(committed, (tentative, "dim")), refresh=True)
 
         def keep(transcript: Transcript) -> None:
             live.update(Text(""), refresh=True)

@@ -33,7 +33,7 @@ async def listen(
     Args:
         settings: Model and options.
         recording: A file to play in real time; the default microphone if None.
-        show: Called with committed and tentative text as they change.
+        show: Called with the committed text and what follows it, as they change.
         keep: Called with each final that holds text.
 
     Raises:
@@ -56,7 +56,7 @@ async def listen(
         async for event in session:
             match event:
                 case Hypothesis():
-                    show(event.committed, event.tentative)
+                    show(event.committed, event.text[len(event.committed) :])
                 case Final() if event.transcript.text:
                     keep(event.transcript)
                 case Failed():
