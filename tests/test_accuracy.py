@@ -28,13 +28,16 @@ def test_word_errors_are_within_the_bounds(name: str, backend: str, precision: s
 
 
 def test_both_encoders_give_the_same_tokens() -> None:
+    """With full attention, which is all that a graph knows: a band shows in windows over 20 s."""
     mlx, onnx = (
         load_model("tiny", backend="mlx", precision="fp32"),
         load_model("tiny", backend="onnx"),
     )
     for recording in RECORDINGS:
         samples = recording.samples()
-        tokens = [[t.id for t in m.transcribe(samples).tokens] for m in (mlx, onnx)]
+        tokens = [
+            [t.id for t in m.transcribe(samples, attention="full").tokens] for m in (mlx, onnx)
+        ]
         assert tokens[0] == tokens[1], recording.path
 
 
