@@ -52,7 +52,8 @@ from parakeet_stt.transcript import Hypothesis, Transcript
 
 PARAKEET_TTFS_P99 = 0.35
 """Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
-0.2 s; measured by ``parakeet-stt bench`` (docs/benchmarks.md)."""
+0.2 s: 0.24 was measured with the bundled model on two CPU cores (docs/benchmarks.md), and a tenth
+is added for larger models. ``parakeet-stt bench pipecat`` prints your machine's."""
 
 SETUP_SECONDS = 10.0
 """How long :meth:`ParakeetMLXSTTService.setup` waits for the model. Pipecat tears a pipeline down
