@@ -1,8 +1,7 @@
-"""Relative-position attention limited to a band, in portable MLX operations.
+"""What relative-position attention needs beside products, in portable MLX operations.
 
-A frame at distance outside ``[-left, right]`` is masked in parakeet-mlx's own full attention:
-the same numbers as NeMo's ``rel_pos_local_attn`` where that is right (symmetric windows), right
-for asymmetric ones too, and no Metal kernel.
+A band of attention is a mask on full attention: the same numbers as NeMo's ``rel_pos_local_attn``
+where that is right (symmetric windows), right for asymmetric ones too, and no Metal kernel.
 """
 
 from __future__ import annotations
@@ -12,21 +11,40 @@ import mlx.core as mx
 from parakeet_stt.model.encoder import LocalAttention
 
 
-def band_mask(frames: int, heads: int, band: LocalAttention) -> mx.array | None:
-    """Which pairs of frames are hidden from each other.
+def shift_positions(scores: mx.array) -> mx.array:
+    """Turn scores by distance into scores by key.
 
     Args:
-        frames: Encoder frames in the window.
-        heads: Attention heads, to each of which the mask is repeated.
-        band: How far a frame sees.
+        scores: ``[windows, heads, frames, 2 * frames - 1]``, the last axis running from the most
+            distant key before the query to the most distant behind it.
 
     Returns:
-        bool ``[heads, query, key]``, true where the key is outside the band; None where nothing is,
-        so that the mask costs nothing in windows that the band covers.
+        ``[windows, heads, query, key]``.
     """
-    if frames - 1 <= min(band.left, band.right):
-        return None
+    windows, heads, frames, distances = scores.shape
+    # Each row begins one distance earlier than the row above: a view, no copy.
+    strides = (heads * frames * distances, frames * distances, distances - 1, 1)
+    return mx.as_strided(scores, (windows, heads, frames, frames), strides, frames - 1)
+
+
+def hidden_keys(
+    frames: int, band: LocalAttention | None, behind: mx.array | None
+) -> mx.array | None:
+    """Which frames are hidden from each other.
+
+    Args:
+        frames: Encoder frames in the longest window.
+        band: How far a frame sees; None where it sees everything.
+        behind: bool ``[windows, frames]``, true behind each window's end; None without padding.
+
+    Returns:
+        bool, broadcastable to ``[windows, heads, query, key]``, true where the key is hidden; None
+        where nothing is, so that the mask costs nothing in windows that the band covers.
+    """
+    hidden = None if behind is None else behind[:, None, None, :]
+    if band is None or frames - 1 <= min(band.left, band.right):
+        return hidden
     position = mx.arange(frames)
     distance = position[None, :] - position[:, None]
     outside = (distance < -band.left) | (distance > band.right)
-    return mx.broadcast_to(outside, (heads, frames, frames))
+    return outside[None, None] if hidden is None else hidden | outside

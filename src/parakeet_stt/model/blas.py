@@ -94,6 +94,17 @@ def _prepare(choice: str) -> Blas:
     return Blas("missing")
 
 
+def use_threads(count: int) -> None:
+    """Let the loaded library use so many threads, unless its own variable says how many.
+
+    OpenBLAS alone is asked; the others choose well by themselves.
+    """
+    if prepare().status == "loaded" and "OPENBLAS_NUM_THREADS" not in os.environ:
+        library = ctypes.CDLL(prepare().library)
+        if hasattr(library, "openblas_set_num_threads"):
+            library.openblas_set_num_threads(count)
+
+
 def _has_cuda_build() -> bool:
     """Whether the CUDA build of MLX is installed and a GPU's driver is there to run it."""
     driver = ctypes.util.find_library("cuda") is not None or os.path.exists("/proc/driver/nvidia")

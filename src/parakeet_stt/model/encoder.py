@@ -5,6 +5,7 @@ The only part of a model that runs on a device. Everything else is written once,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,15 +43,17 @@ class Encoder(Protocol):
     precision: str
     """Arithmetic of the activations."""
 
-    def encode(self, mel: LogMel, attention: LocalAttention | None) -> EncoderFrames:
-        """Encode one window.
+    def encode(
+        self, windows: Sequence[LogMel], attention: LocalAttention | None
+    ) -> list[EncoderFrames]:
+        """Encode windows of any lengths as one batch, each as if it were alone.
 
         Args:
-            mel: Normalised log-mel ``[frames, bins]``, at least one frame.
-            attention: The band, or None where every frame sees the whole window.
+            windows: Normalised log-mel ``[frames, bins]`` each, at least one frame.
+            attention: The band, or None where every frame sees its whole window.
 
         Returns:
-            ``[ceil(frames / 8), width]``.
+            ``[ceil(frames / 8), width]`` for each window.
         """
         ...
 
@@ -58,3 +61,12 @@ class Encoder(Protocol):
 def encoder_frames(mel_frames: int) -> int:
     """How many encoder frames a window of mel frames gives: three halvings, rounded up."""
     return -(-mel_frames // 8)
+
+
+def stack(windows: Sequence[LogMel]) -> LogMel:
+    """Windows as one array ``[windows, longest, bins]``, zeros behind the shorter ones."""
+    longest = max(len(window) for window in windows)
+    batch = np.zeros((len(windows), longest, windows[0].shape[1]), np.float32)
+    for row, window in zip(batch, windows, strict=True):
+        row[: len(window)] = window
+    return batch

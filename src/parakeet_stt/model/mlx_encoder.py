@@ -6,26 +6,28 @@ Everything here runs on the inference thread and holds ``MLX_GLOBAL_LOCK`` for o
 from __future__ import annotations
 
 import atexit
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_map
-from parakeet_mlx.conformer import Conformer
 from parakeet_mlx.utils import from_config
 
 from parakeet_stt.errors import ModelFormatError
-from parakeet_stt.model import device
-from parakeet_stt.model.attention import band_mask
-from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames
+from parakeet_stt.model import blas, device
+from parakeet_stt.model.conformer import FastConformer
+from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
 from parakeet_stt.model.frontend import LogMel
 
 _CACHE_LIMIT = 512 << 20
 """Bytes of freed buffers that MLX may keep; without a limit it grows to nearly all memory."""
 
 _PREFIX = "encoder."
+
+_SMALL_WIDTH = 256
+"""Products of up to this width take less time than waking up other threads for them does."""
 
 # While the inference thread is still there to do it: MLX's own threads end with its streams.
 atexit.register(device.run, mx.clear_streams)
@@ -51,13 +53,18 @@ class MLXEncoder:
         self.precision: str = precision
         self.device = device_name()
         self._dtype = mx.bfloat16 if precision == "bf16" else mx.float32
+        if not has_gpu():
+            small = config["encoder"]["d_model"] <= _SMALL_WIDTH
+            blas.use_threads(1 if small else os.cpu_count() or 1)
         self._encoder = device.run(self._load, config, weights)
 
-    def encode(self, mel: LogMel, attention: LocalAttention | None) -> EncoderFrames:
-        """Encode one window; see :class:`~parakeet_stt.model.encoder.Encoder`."""
-        return device.run(self._encode, mel, attention)
+    def encode(
+        self, windows: Sequence[LogMel], attention: LocalAttention | None
+    ) -> list[EncoderFrames]:
+        """Encode a batch of windows; see :class:`~parakeet_stt.model.encoder.Encoder`."""
+        return device.run(self._encode, windows, attention)
 
-    def _load(self, config: dict[str, Any], weights: Path) -> Conformer:
+    def _load(self, config: dict[str, Any], weights: Path) -> FastConformer:
         with device.MLX_GLOBAL_LOCK:
             mx.set_cache_limit(_CACHE_LIMIT)
             encoder = from_config(config).encoder
@@ -74,40 +81,16 @@ class MLXEncoder:
                 raise ModelFormatError(
                     f"{weights} does not match the configuration beside it: {error}"
                 ) from error
-            # From the float32 statistics, before anything is rounded.
-            norms = [_Affine(layer.conv.batch_norm) for layer in encoder.layers]
-            encoder.update(tree_map(lambda array: array.astype(self._dtype), encoder.parameters()))
-            for layer, norm in zip(encoder.layers, norms, strict=True):
-                layer.conv.batch_norm = norm
-            # Lazily built arrays belong to the thread that made them: make them here.
-            mx.eval(encoder.parameters())
-            return encoder
+            return FastConformer(encoder, self._dtype)
 
-    def _encode(self, mel: LogMel, attention: LocalAttention | None) -> EncoderFrames:
+    def _encode(
+        self, windows: Sequence[LogMel], attention: LocalAttention | None
+    ) -> list[EncoderFrames]:
         with device.MLX_GLOBAL_LOCK:
-            encoder = self._encoder
-            lengths = mx.array([len(mel)])
-            x, _ = encoder.pre_encode(mx.array(mel[None]).astype(self._dtype), lengths)
-            x, positions = encoder.pos_enc(x)
-            frames = encoder_frames(len(mel))
-            mask = band_mask(frames, encoder.args.n_heads, attention) if attention else None
-            for layer in encoder.layers:
-                x = layer(x, pos_emb=positions, mask=mask)
-            return np.array(x[0].astype(mx.float32))
-
-
-class _Affine(nn.Module):  # type: ignore[name-defined,misc]
-    """Batch normalisation for inference as one product and sum, in float32 whatever comes in."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self._scale = norm.weight * mx.rsqrt(norm.running_var + norm.eps)
-        self._shift = norm.bias - norm.running_mean * self._scale
-        mx.eval(self._scale, self._shift)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        y: mx.array = x.astype(mx.float32) * self._scale + self._shift
-        return y.astype(x.dtype)
+            lengths = [len(window) for window in windows]
+            frames = self._encoder(mx.array(stack(windows)), lengths, attention)
+            found = np.array(frames.astype(mx.float32))
+        return [f[: encoder_frames(n)] for f, n in zip(found, lengths, strict=True)]
 
 
 def has_gpu() -> bool:

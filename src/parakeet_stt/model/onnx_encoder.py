@@ -7,6 +7,7 @@ transducers a graph that holds prediction network and joint together.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import onnxruntime
 
 from parakeet_stt.errors import ModelFormatError
 from parakeet_stt.model.decoder import Floats
-from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames
+from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
 from parakeet_stt.model.frontend import LogMel
 
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _MOST_THREADS = 8
+_SMALL_BYTES = 32 << 20  # A network of up to this size is done before other threads have woken up.
 
 
 class OnnxEncoder:
@@ -44,18 +46,25 @@ class OnnxEncoder:
         # The encoder puts out [batch, width, frames], CTC's log-probabilities [batch, frames, ids].
         self._frames_last = self._output == "outputs"
         provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
-        self.device = f"{provider} ({self._session.get_session_options().intra_op_num_threads}"
-        self.device += " threads)"
+        threads = self._session.get_session_options().intra_op_num_threads
+        self.device = f"{provider} ({threads} thread{'s' if threads > 1 else ''})"
 
-    def encode(self, mel: LogMel, attention: LocalAttention | None) -> EncoderFrames:
-        """Encode one window; the graph's own attention is full, whatever is asked for."""
+    def encode(
+        self, windows: Sequence[LogMel], attention: LocalAttention | None
+    ) -> list[EncoderFrames]:
+        """Encode a batch; the graph's own attention is full, whatever is asked for."""
+        lengths = np.array([len(window) for window in windows], np.int64)
         feeds = {
-            "audio_signal": np.ascontiguousarray(mel.T[None]),
-            "length": np.array([len(mel)], np.int64),
+            "audio_signal": np.ascontiguousarray(stack(windows).swapaxes(1, 2)),
+            "length": lengths,
         }
         (outputs,) = self._session.run([self._output], feeds)
-        frames: EncoderFrames = outputs[0].T if self._frames_last else outputs[0]
-        return np.ascontiguousarray(frames[: encoder_frames(len(mel))])
+        if self._frames_last:
+            outputs = outputs.swapaxes(1, 2)
+        return [
+            np.ascontiguousarray(found[: encoder_frames(length)])
+            for found, length in zip(outputs, lengths, strict=True)
+        ]
 
 
 @dataclass
@@ -106,7 +115,7 @@ class OnnxNetwork:
     def advance(self, token: int, predictor: _GraphPredictor) -> _GraphPredictor:
         """The predictor after one more token."""
         if predictor.after is None:
-            self.joint(np.zeros(self._width, np.float32), predictor)
+            self.joint(np.zeros((1, self._width), np.float32), predictor)
         assert predictor.after is not None
         return _GraphPredictor(token, predictor.after)
 
@@ -115,9 +124,9 @@ class OnnxNetwork:
         return frames
 
     def joint(self, projected: Floats, predictor: _GraphPredictor) -> Floats:
-        """Logits of tokens, blank, then durations: float32 [outputs]."""
+        """Logits of tokens, blank, then durations: float32 [frames, outputs]."""
         feeds: dict[str, Any] = {
-            "encoder_outputs": projected[None, :, None],
+            "encoder_outputs": projected.T[None],
             "targets": np.array([[predictor.token]], np.int32),
             "input_states_1": predictor.before[0],
             "input_states_2": predictor.before[1],
@@ -126,7 +135,7 @@ class OnnxNetwork:
             feeds["target_length"] = np.array([1], np.int32)
         names = ["outputs", "output_states_1", "output_states_2"]
         outputs, *predictor.after = self._session.run(names, feeds)
-        logits: Floats = outputs.reshape(-1)
+        logits: Floats = outputs.reshape(len(projected), -1)
         return logits
 
 
@@ -134,7 +143,9 @@ def _open(path: Path, wanted: set[str]) -> Any:
     """Open a graph and check that it has the inputs that it should have."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    threads = 1 if size <= _SMALL_BYTES else min(os.cpu_count() or 1, _MOST_THREADS)
+    options.intra_op_num_threads = threads
     # Idle threads that spin would take the cores that the rest of the pipeline needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()
