@@ -64,7 +64,7 @@ def test_an_onnx_decoder_graph_gives_the_tokens_of_numpy() -> None:
     network = OnnxNetwork(BUNDLED["tiny"] / "decoder_joint-model.onnx", model.config.blank, 5)
     theirs = GreedyTransducer(model.config, network)
     for recording in RECORDINGS[::15]:
-        frames = model.encoder.encode(normalize(log_mel(recording.samples(), 80)), None)
+        frames = model.encoder.encode([normalize(log_mel(recording.samples(), 80))], None)[0]
         ours, _ = model._decoder.decode(frames, model._decoder.initial())
         found, _ = theirs.decode(frames, theirs.initial())
         assert [(e.token, e.frame) for e in found] == [(e.token, e.frame) for e in ours]

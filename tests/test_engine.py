@@ -221,7 +221,7 @@ async def test_an_error_stays_in_its_session(engine: Engine) -> None:
     def fail() -> object:
         raise MemoryError("no memory on the device")
 
-    broken._hear = fail  # type: ignore[method-assign,assignment]
+    broken.hear = fail  # type: ignore[method-assign,assignment]
     with pytest.raises(MemoryError):
         await ill.flush()
     assert any([isinstance(e, Failed) async for e in _so_far(ill)])

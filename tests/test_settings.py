@@ -9,7 +9,13 @@ import pytest
 from conftest import ROOT
 
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.settings import ParakeetSettings, load_settings, table, variable_name
+from parakeet_stt.settings import (
+    DEFAULT_BOOST,
+    ParakeetSettings,
+    load_settings,
+    table,
+    variable_name,
+)
 
 VARIABLES = {variable_name(name) for name in ParakeetSettings.model_fields}
 
@@ -46,6 +52,11 @@ def test_variables_are_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -
         ("CONTEXT_SIZE", "256"),
         ("CONTEXT_SIZE", "0,256"),
         ("ATTENTION_MODE", "global"),
+        ("STREAMING", "theirs"),
+        ("BOOST", "radio:loud"),
+        ("BOOST", "radio:-1"),
+        ("BOOST", "radio:nan"),
+        ("BOOST", ":2"),
         ("CHUNK_MS", "5"),
         ("EMIT_PARTIAL", "perhaps"),
         ("MIN_CONFIDENCE", "1.5"),
@@ -60,6 +71,22 @@ def test_a_value_that_cannot_be_used_is_named(
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("", {}),
+        ("Kubernetes", {"Kubernetes": DEFAULT_BOOST}),
+        (" Ada Lovelace , Kubernetes:2.5,,", {"Ada Lovelace": DEFAULT_BOOST, "Kubernetes": 2.5}),
+    ],
+)
+def test_phrases_to_boost_are_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, text: str, phrases: dict[str, float]
+) -> None:
+    monkeypatch.setenv("PARAKEET_BOOST", text)
+    assert load_settings().boost == phrases
+    assert load_settings(boost=phrases).boost == phrases
+
+
 def test_configuration_md_holds_the_table() -> None:
     assert table() in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
@@ -72,7 +99,9 @@ def test_env_example_names_every_variable_with_its_default() -> None:
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(map(str, default))
-        assert value.strip() == ("" if default is None else str(default)).replace("True", "true")
+        assert value.strip() == ("" if default in (None, {}) else str(default)).replace(
+            "True", "true"
+        )
 
 
 def test_no_document_names_a_variable_that_does_not_exist() -> None:

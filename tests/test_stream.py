@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+
 import numpy as np
 import pytest
 from conftest import RECORDINGS
@@ -9,8 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parakeet_stt import Model, Transcript, load_model
+from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.errors import AudioError, ConfigurationError, SessionClosedError
-from parakeet_stt.model.stream import FRAME_SECONDS
+from parakeet_stt.model.stream import drive
+from parakeet_stt.model.windows import (
+    FRAME_SECONDS,
+    HISTORY,
+    LONGEST_WINDOW,
+    OLDEST_TENTATIVE,
+)
 
 SINGLE = [r for r in RECORDINGS if r.set != "several"]
 SEVERAL = [r for r in RECORDINGS if r.set == "several"]
@@ -70,7 +79,7 @@ def test_memory_and_cost_stay_bounded_in_a_long_stream(model: Model) -> None:
     with model.transcribe_stream() as stream:
         for _ in range(4):
             stream.feed(samples)
-            assert sum(len(piece) for piece in stream._mel) < 3_300
+            assert stream._mel.end - stream._mel.start <= LONGEST_WINDOW
         words = stream.finish().words
     assert len(words) > 3 * len(LONG.text.split())
     starts = [word.start for word in words]
@@ -97,9 +106,104 @@ def test_the_newest_interim_says_nearly_what_the_final_says(model: Model) -> Non
     same = 0
     for recording in SINGLE[::4]:
         with model.transcribe_stream() as stream:
-            hypothesis = stream.add_audio(recording.samples())
+            samples = recording.samples()
+            for start in range(0, len(samples), 3_200):
+                hypothesis = stream.add_audio(samples[start : start + 3_200])
             same += hypothesis.text == stream.finish().text
     assert same >= 0.8 * len(SINGLE[::4])
+
+
+def test_an_interim_encodes_a_bounded_window(model: Model) -> None:
+    """However long the segment and whatever its context, a few seconds at most."""
+    longest = (HISTORY + OLDEST_TENTATIVE + 1) * 8 + 50  # And what came since.
+    samples = np.tile(LONG.samples(), 2)
+    with model.transcribe_stream() as stream:
+        for start in range(0, len(samples), 8_000):
+            stream.feed(samples[start : start + 8_000])
+            work = stream.supposing()
+            window = next(work)
+            assert len(window.mel) <= longest
+            with pytest.raises(StopIteration):
+                work.send(*model.encoder.encode([window.mel], window.attention))
+
+
+def test_tokens_are_decoded_and_committed_once_where_windows_meet(model: Model) -> None:
+    """Committed text of unbroken speech: nothing twice, nothing lost at a seam."""
+    chosen = [r for r in SEVERAL if r.end < 25][:4]
+    samples = np.concatenate([r.samples() for r in chosen])
+    with model.transcribe_stream() as stream:
+        for start in range(0, len(samples), 3_200):
+            hypothesis = stream.add_audio(samples[start : start + 3_200])
+        final = stream.finish()
+    starts = [token.start for token in hypothesis.committed_tokens]
+    assert starts == sorted(starts)
+    said, wanted = normalised(hypothesis.committed).split(), normalised(final.text).split()
+    errors = 1 - SequenceMatcher(None, said, wanted[: len(said)]).ratio()
+    assert len(said) > 0.8 * len(wanted)
+    assert errors < 0.05
+
+
+def test_the_first_hypothesis_may_come_late(model: Model) -> None:
+    samples = np.tile(LONG.samples(), 2)
+    with model.transcribe_stream() as stream:
+        stream.feed(samples)
+        late = stream.hypothesis()
+        final = stream.finish()
+    assert [t.id for t in late.committed_tokens] == [t.id for t in final.tokens][
+        : len(late.committed_tokens)
+    ]
+    assert len(late.words) > 0.9 * len(final.words)
+
+
+@pytest.mark.parametrize("quiet", [0.0, 0.003], ids=["silence", "noise"])
+def test_a_final_made_in_a_pause_is_the_final(model: Model, quiet: float) -> None:
+    random = np.random.default_rng(2)
+    used = 0
+    for recording in SINGLE[::10]:
+        spoken_part = recording.samples()[: int(recording.end * 16_000)]
+        samples = np.concatenate((spoken_part, np.zeros(8_000, np.float32)))
+        samples += random.normal(0, quiet, len(samples)).astype(np.float32)
+        with model.transcribe_stream() as stream:
+            for start in range(0, len(samples) - 2_000, 1_600):
+                stream.add_audio(samples[start : start + 1_600])
+                if stream.paused:
+                    drive(stream.speculating(), model.encoder)
+                    assert not stream.paused
+            heard = int(stream.seconds * 16_000)
+            stream.feed(samples[heard:])
+            final = stream.finish()
+            used += stream.speculated
+        assert spoken(final) == spoken(model.transcribe(samples))
+    assert used >= 0.7 * len(SINGLE[::10])
+
+
+def test_a_final_made_in_a_pause_is_dropped_when_speech_goes_on(model: Model) -> None:
+    first, second = SINGLE[0], SINGLE[1]
+    pause = np.zeros(6_400, np.float32)
+    samples = np.concatenate((first.samples(), pause, second.samples()))
+    with model.transcribe_stream() as stream:
+        stream.add_audio(samples[: len(first.samples()) + len(pause)])
+        assert stream.paused
+        drive(stream.speculating(), model.encoder)
+        stream.feed(samples[int(stream.seconds * 16_000) :][:32_000])
+        assert not stream.speculated
+        stream.feed(samples[int(stream.seconds * 16_000) :])
+        assert spoken(stream.finish()) == spoken(model.transcribe(samples))
+
+
+def test_nothing_heard_is_lost_when_a_window_fails_to_be_encoded(
+    monkeypatch: pytest.MonkeyPatch, model: Model
+) -> None:
+    samples = LONG.samples()
+    encode = model.encoder.encode
+    with model.transcribe_stream() as stream:
+        stream.feed(samples[:160_000])
+        monkeypatch.setattr(model.encoder, "encode", lambda *_: 1 / 0)
+        for call in (lambda: stream.feed(samples[160_000:]), stream.hypothesis):
+            with pytest.raises(ZeroDivisionError):
+                call()
+        monkeypatch.setattr(model.encoder, "encode", encode)
+        assert spoken(stream.finish()) == spoken(model.transcribe(samples))
 
 
 def test_nothing_is_heard_in_silence_and_noise(model: Model) -> None:

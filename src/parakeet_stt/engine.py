@@ -71,6 +71,21 @@ class Engine:
             self._model = await asyncio.shield(self._starting)
         return self._model
 
+    async def check(self, options: StreamOptions) -> None:
+        """Load the model, and make sure that its streams can listen as wanted.
+
+        Raises:
+            ConfigurationError: They cannot: the message says why.
+            ParakeetError: The model cannot be loaded.
+        """
+        model = await self.start()
+
+        def open_one() -> None:
+            with model.open_stream(options):
+                pass
+
+        await asyncio.wrap_future(device.submit(open_one))
+
     def _start(self) -> asyncio.Future[Model]:
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[Model] = loop.create_future()

@@ -81,6 +81,8 @@ class ParakeetMLXSTTSettings(STTSettings):
         precision: ``auto``, ``bf16`` or ``fp32``.
         context_size: Left and right context in encoder frames of 80 ms.
         attention_mode: ``local`` or ``full``.
+        streaming: ``windowed`` or ``upstream``.
+        boost: Phrases to expect, with weights, or as ``PARAKEET_BOOST`` has them.
         chunk_ms: Shortest time between interims, milliseconds of audio.
         emit_partial: Whether interims are sent.
         min_confidence: Finals of lower confidence are dropped.
@@ -91,6 +93,8 @@ class ParakeetMLXSTTSettings(STTSettings):
     precision: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     context_size: ContextSize | str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     attention_mode: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    streaming: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    boost: dict[str, float] | str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     chunk_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     emit_partial: bool | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     min_confidence: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
@@ -101,6 +105,8 @@ _FIELDS = (
     *_MODEL_FIELDS,
     "context_size",
     "attention_mode",
+    "streaming",
+    "boost",
     "chunk_ms",
     "emit_partial",
     "min_confidence",
@@ -280,7 +286,7 @@ class ParakeetMLXSTTService(STTService):
             engine = self._engine
             if any(getattr(values, n) != getattr(self._values, n) for n in _MODEL_FIELDS):
                 engine = _make_engine(values)
-                await engine.start()
+            await engine.check(_options(values))
         except ParakeetError as error:
             await self.push_error(
                 f"settings were not changed: {error}",
@@ -308,7 +314,7 @@ class ParakeetMLXSTTService(STTService):
         return super()._classify_error(exception)
 
     async def _start_engine(self) -> None:
-        await self._engine.start()
+        await self._engine.check(_options(self._values))
 
     def _started_late(self, starting: asyncio.Task[None]) -> None:
         if starting.cancelled():
@@ -452,7 +458,7 @@ def _make_engine(values: ParakeetSettings) -> Engine:
 
 
 def _options(values: ParakeetSettings) -> StreamOptions:
-    return StreamOptions(values.context_size, values.attention_mode)
+    return StreamOptions(values.context_size, values.attention_mode, values.streaming, values.boost)
 
 
 def _interval(values: ParakeetSettings) -> float | None:

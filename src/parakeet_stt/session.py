@@ -6,7 +6,6 @@ A session is opened by :class:`~parakeet_stt.engine.Engine`. Knows no protocol a
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from loguru import logger
 from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
 from parakeet_stt.errors import BacklogError, SessionClosedError
 from parakeet_stt.model.parakeet import Model
-from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.schedule import Priority, call_soon, settle, steps
+from parakeet_stt.model.stream import StreamOptions, Work
+from parakeet_stt.schedule import Priority, Step, call_soon, scheduler, settle
+from parakeet_stt.segment import Segment
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ MAX_BACKLOG_SECONDS = 300.0
 HISTORY_SECONDS = 30.0
 """Audio from before a segment that a session can reach back to."""
 
+_HEARING_SECONDS = 2.0  # Without interims, audio is heard in pieces of this length.
+
 
 @dataclass(frozen=True)
 class Final:
@@ -40,9 +42,11 @@ class Final:
 
     Attributes:
         transcript: What was said; its text is empty when nothing was.
+        speculated: Whether it was ready before it was asked for.
     """
 
     transcript: Transcript
+    speculated: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,48 +74,6 @@ class SessionState(Enum):
     """Finished or aborted; nothing more is accepted."""
 
 
-class _Segment:
-    """One segment on its way: audio that waits, and the stream that hears it.
-
-    Audio is added on the event loop and taken on the inference thread, hence the lock; the stream
-    is touched by the inference thread alone.
-    """
-
-    def __init__(self, engine: Engine, options: StreamOptions, start: float) -> None:
-        self.engine = engine
-        self.interim_queued = False
-        self.waiting = 0
-        self._options = options
-        self._start = start
-        self._stream: Stream | None = None
-        self._pieces: list[Samples] = []
-        self._lock = threading.Lock()
-
-    def add(self, samples: Samples) -> None:
-        with self._lock:
-            self._pieces.append(samples)
-            self.waiting += len(samples)
-
-    def hypothesis(self) -> Hypothesis:
-        """Hear everything that waits and say what is believed; on the inference thread."""
-        return self._hear().hypothesis().shifted(self._start)
-
-    def final(self) -> Transcript:
-        """Hear everything that waits and make the final; on the inference thread."""
-        return self._hear().finish().shifted(self._start)
-
-    def _hear(self) -> Stream:
-        with self._lock:
-            pieces, self._pieces = self._pieces, []
-            self.waiting = 0
-        if self._stream is None:
-            assert self.engine.model is not None
-            self._stream = self.engine.model.open_stream(self._options)
-        if pieces:
-            self._stream.feed(np.concatenate(pieces))
-        return self._stream
-
-
 class Session:
     """One speaker's audio in, hypotheses and finals out. Made by :meth:`Engine.open`.
 
@@ -130,8 +92,8 @@ class Session:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
-        self._segment: _Segment | None = None
-        self._finals: dict[asyncio.Future[Transcript], _Segment] = {}  # On their way.
+        self._segment: Segment | None = None
+        self._finals: dict[asyncio.Future[Transcript], Segment] = {}  # On their way.
         self._history: deque[Samples] = deque()
         self._history_samples = 0
         self._heard = 0
@@ -176,7 +138,7 @@ class Session:
             self._engine = engine
             engine._sessions.add(self)
         self._options = options
-        self._interval = None if interval is None else int(interval * SAMPLE_RATE)
+        self._interval = interval
         self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
 
     def send(self, samples: Any) -> None:
@@ -245,11 +207,10 @@ class Session:
         """
         self._check_open()
         result: asyncio.Future[Transcript] = self._loop.create_future()
-        segment, self._segment = self._segment, None
+        segment = self._end_segment()
         if segment is None:
             result.set_result(Transcript((), self.seconds, self.seconds))
             return result
-        self._state = SessionState.IDLE
         self._finals[result] = segment
         if segment.engine.model is not None:
             self._queue_final(segment, result)
@@ -274,7 +235,6 @@ class Session:
 
     def abort(self) -> None:
         """Close at once, without a final. May be called in any state."""
-        self._segment = None
         self._close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -299,10 +259,18 @@ class Session:
     ) -> None:
         self.abort()
 
-    def _open_segment(self, start: float) -> _Segment:
-        self._segment = _Segment(self._engine, self._options, start)
+    def _open_segment(self, start: float) -> Segment:
+        self._segment = Segment(self._engine, self._options, start)
         self._state = SessionState.SPEAKING
+        scheduler.speakers += 1
         return self._segment
+
+    def _end_segment(self) -> Segment | None:
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._state = SessionState.IDLE
+            scheduler.speakers -= 1
+        return segment
 
     def _remember(self, audio: Samples) -> None:
         """Keep the newest audio before a segment."""
@@ -315,36 +283,57 @@ class Session:
         self._history.clear()
         self._history_samples = 0
 
-    def _queue_interim(self, segment: _Segment) -> None:
+    def _queue_interim(self, segment: Segment) -> None:
         """Ask for an interim when enough is new, unless one is on its way: that one will be about
         the newest audio when its turn comes."""
-        if self._interval is None or segment.interim_queued or segment.engine.model is None:
+        model = segment.engine.model
+        if segment.queued or model is None:
             return
-        if segment.waiting < self._interval:
+        interval = max(self._interval or _HEARING_SECONDS, scheduler.cadence)
+        if segment.waiting < interval * SAMPLE_RATE:
             return
-        segment.interim_queued = True
+        segment.queued = True
+        work = segment.hear if self._interval is None else segment.interim
 
-        def interim() -> None:
-            if self._segment is not segment:
-                return  # Flushed meanwhile: its final is on its way or out.
-            try:
-                hypothesis = segment.hypothesis()
-            except Exception as error:
-                # The final will meet the same error and tell the caller.
-                logger.warning(f"an interim failed: {error}")
-                return
-            call_soon(self._loop, self._interim_ready, segment, hypothesis)
+        def done(heard: Any, error: Exception | None) -> None:
+            call_soon(self._loop, self._interim_ready, segment, heard, error, segment.paused)
 
-        steps.add(Priority.INTERIM, interim)
+        # A segment that was flushed meanwhile needs no interim.
+        start = lambda: work() if self._segment is segment else None  # noqa: E731
+        scheduler.add(Step(Priority.INTERIM, model, start, done))
 
-    def _interim_ready(self, segment: _Segment, hypothesis: Hypothesis) -> None:
-        segment.interim_queued = False
-        if self._segment is segment:
-            self._emit(hypothesis)
-            self._queue_interim(segment)
+    def _interim_ready(
+        self, segment: Segment, heard: Any, error: Exception | None, paused: bool
+    ) -> None:
+        if error is not None:
+            # No more of them for this segment: the final will meet the same and tell the caller.
+            logger.warning(f"an interim failed: {error}")
+            return
+        segment.queued = False
+        if self._segment is not segment:
+            return
+        if isinstance(heard, Hypothesis):
+            self._emit(heard)
+        if paused:
+            self._queue_speculation(segment)
+        self._queue_interim(segment)
+
+    def _queue_speculation(self, segment: Segment) -> None:
+        """Have the final made while the caller is still waiting for the pause to become an end."""
+        assert segment.engine.model is not None
+
+        def done(_: None, error: Exception | None) -> None:
+            if error is not None:
+                logger.debug(f"a final was not ready early: {error}")
+
+        def start() -> Work[None] | None:
+            wanted = self._segment is segment and segment.paused
+            return segment.speculation() if wanted else None
+
+        scheduler.add(Step(Priority.SPECULATION, segment.engine.model, start, done))
 
     def _engine_started(
-        self, started: asyncio.Future[Model], segment: _Segment, result: asyncio.Future[Transcript]
+        self, started: asyncio.Future[Model], segment: Segment, result: asyncio.Future[Transcript]
     ) -> None:
         error = asyncio.CancelledError() if started.cancelled() else started.exception()
         if error is None:
@@ -352,31 +341,31 @@ class Session:
         else:
             self._final_ready(result, None, error)
 
-    def _queue_final(self, segment: _Segment, result: asyncio.Future[Transcript]) -> None:
-        def final() -> None:
-            if result.done():
-                return  # Aborted meanwhile.
-            try:
-                transcript, error = segment.final(), None
-            except Exception as caught:
-                transcript, error = None, caught
-            call_soon(self._loop, self._final_ready, result, transcript, error)
+    def _queue_final(self, segment: Segment, result: asyncio.Future[Transcript]) -> None:
+        assert segment.engine.model is not None
 
-        steps.add(Priority.FINAL, final)
+        def done(transcript: Transcript | None, error: Exception | None) -> None:
+            final = None if transcript is None else Final(transcript, segment.speculated)
+            call_soon(self._loop, self._final_ready, result, final, error)
+
+        # Aborted meanwhile, nobody waits for it.
+        start = lambda: None if result.done() else segment.final()  # noqa: E731
+        scheduler.add(Step(Priority.FINAL, segment.engine.model, start, done))
 
     def _final_ready(
         self,
         result: asyncio.Future[Transcript],
-        transcript: Transcript | None,
+        final: Final | None,
         error: BaseException | None,
     ) -> None:
         if self._finals.pop(result, None) is None:
             return  # Aborted meanwhile.
-        if transcript is not None:
-            self._emit(Final(transcript))
+        if final is not None:
+            self._emit(final)
+            settle(result, final.transcript, None)
         elif error is not None:
             self._emit(Failed(error))
-        settle(result, transcript, error)
+            settle(result, None, error)
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Hypothesis) and self._events:
@@ -389,6 +378,7 @@ class Session:
     def _close(self) -> None:
         if self._state is SessionState.CLOSED:
             return
+        self._end_segment()
         self._state = SessionState.CLOSED
         for result in self._finals:
             settle(result, None, SessionClosedError("the session was closed before its final"))

@@ -17,9 +17,16 @@ from parakeet_stt.errors import ConfigurationError
 Backend = Literal["auto", "mlx", "onnx"]
 Precision = Literal["auto", "bf16", "fp32"]
 Attention = Literal["local", "full"]
+Streaming = Literal["windowed", "upstream"]
 ContextSize = tuple[int, int]
 
 DEFAULT_MODEL = "mlx-community/parakeet-tdt-0.6b-v2"
+
+DEFAULT_BOOST = 1.0
+"""Weight of a boosted phrase; what it does is measured in docs/benchmarks.md."""
+
+MOST_BOOST = 10.0
+"""Largest weight of a phrase."""
 
 
 class ParakeetSettings(BaseSettings):
@@ -51,6 +58,16 @@ class ParakeetSettings(BaseSettings):
         "local",
         description="Attention of the MLX encoder: `local` sees `context_size` frames to either "
         "side, `full` the whole window. The ONNX encoder knows `full` only.",
+    )
+    streaming: Streaming = Field(
+        "windowed",
+        description="The streaming context: `windowed` (ours), or `upstream`: parakeet-mlx's own, "
+        "for comparison, on the MLX encoder only.",
+    )
+    boost: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="Phrases to expect, such as names: `Ada Lovelace, Kubernetes:2`, separated by "
+        f"commas, each with its weight where {DEFAULT_BOOST:g} is not enough or too much.",
     )
     chunk_ms: int = Field(
         100,
@@ -97,7 +114,36 @@ class ParakeetSettings(BaseSettings):
             raise ValueError("both sides must be at least 1 encoder frame (80 ms)")
         return value
 
-    @field_validator("backend", "precision", "attention_mode", mode="before")
+    @field_validator("boost", mode="before")
+    @classmethod
+    def _parse_phrases(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        phrases: dict[str, float] = {}
+        for entry in filter(None, (part.strip() for part in value.split(","))):
+            phrase, colon, weight = entry.rpartition(":")
+            try:
+                phrases[phrase.strip() if colon else entry] = (
+                    float(weight) if colon else DEFAULT_BOOST
+                )
+            except ValueError:
+                raise ValueError(
+                    f"{entry!r}: expected a phrase, or a phrase, a colon and its weight"
+                ) from None
+        return phrases
+
+    @field_validator("boost")
+    @classmethod
+    def _check_boost(cls, value: dict[str, float]) -> dict[str, float]:
+        for phrase, weight in value.items():
+            if not phrase.strip() or not 0 < weight <= MOST_BOOST:
+                raise ValueError(
+                    f"{phrase!r} with weight {weight:g}: expected some text, and a weight above 0 "
+                    f"and up to {MOST_BOOST:g}"
+                )
+        return value
+
+    @field_validator("backend", "precision", "attention_mode", "streaming", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
@@ -134,7 +180,7 @@ def table() -> str:
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(map(str, default))
-        shown = "" if default is None else f"`{str(default).replace('True', 'true')}`"
+        shown = "" if default in (None, {}) else f"`{str(default).replace('True', 'true')}`"
         rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
     return "\n".join(rows)
 

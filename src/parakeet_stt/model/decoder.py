@@ -8,7 +8,7 @@ except where an ONNX export keeps its decoder in a graph of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -77,8 +77,34 @@ class Network(Protocol):
         ...
 
     def joint(self, projected: Floats, predictor: Any) -> Floats:
-        """Logits of tokens, blank, then durations, for one projected frame: float32 [outputs]."""
+        """Logits of tokens, blank, then durations, for projected frames ``[frames, ...]``.
+
+        Returns:
+            float32 ``[frames, outputs]``.
+        """
         ...
+
+
+_BLOCK = 4
+"""Frames that are joined with the predictor at once: mostly blanks, and a token is never far."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The predictor after some tokens, and after those that have followed them so far.
+
+    A hypothesis mostly repeats the one before, and a final the last hypothesis: what the predictor
+    made of those tokens is remembered here, as long as somebody holds a prefix of them.
+    """
+
+    predictor: Any
+    _longer: dict[int, Prefix] = field(default_factory=dict)
+
+    def followed_by(self, token: int, network: Network) -> Prefix:
+        """The prefix with one more token."""
+        if token not in self._longer:
+            self._longer[token] = Prefix(network.advance(token, self.predictor))
+        return self._longer[token]
 
 
 @dataclass(frozen=True)
@@ -86,13 +112,13 @@ class TransducerState:
     """State of :class:`GreedyTransducer`.
 
     Attributes:
-        predictor: The prediction network after the last token.
+        prefix: The prediction network after the last token.
         frame: Encoder frames decoded so far.
         skip: Frames, from ``frame`` on, that the last duration jumps over.
         symbols: Tokens emitted on the next frame already.
     """
 
-    predictor: Any
+    prefix: Prefix
     frame: int = 0
     skip: int = 0
     symbols: int = 0
@@ -117,27 +143,32 @@ class GreedyTransducer:
 
     def initial(self) -> TransducerState:
         """The state before the first frame."""
-        return TransducerState(self._network.initial())
+        return TransducerState(Prefix(self._network.initial()))
 
     def decode(
         self, frames: EncoderFrames, state: TransducerState
     ) -> tuple[list[Emission], TransducerState]:
         """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
-        network, predictor = self._network, state.predictor
-        projected = network.project(frames[state.skip :])
-        position, symbols = state.skip, state.symbols
+        prefix, symbols = state.prefix, state.symbols
+        projected = self._network.project(frames[state.skip :])
         emissions: list[Emission] = []
-        while position < len(frames):
-            logits = network.joint(projected[position - state.skip], predictor)
-            tokens = logits[: self._blank + 1]
-            token = int(tokens.argmax())
-            duration = self._duration(logits)
+        # A block of frames joined with the predictor as it is, and the best of each.
+        logits, tokens, durations, first = projected, list[int](), list[int](), 0
+        position = 0  # Behind the frames that the last duration skips.
+        while position < len(projected):
+            row = position - first
+            if row >= len(tokens):
+                first, row = position, 0
+                logits = self._network.joint(projected[first : first + _BLOCK], prefix.predictor)
+                tokens, durations = self._best(logits)
+            token, duration = tokens[row], durations[row]
             symbols += 1
             if token != self._blank:
-                emissions.append(
-                    Emission(token, state.frame + position, duration, confidence(tokens))
-                )
-                predictor = network.advance(token, predictor)
+                frame = state.frame + state.skip + position
+                sure = confidence(logits[row, : self._blank + 1])
+                emissions.append(Emission(token, frame, duration, sure))
+                prefix = prefix.followed_by(token, self._network)
+                tokens = []  # Another predictor: the block is void.
             elif duration == 0:
                 duration = 1  # A blank always moves on.
             if symbols >= self._max_symbols and duration == 0:
@@ -145,13 +176,17 @@ class GreedyTransducer:
             if duration:
                 position += duration
                 symbols = 0
-        end = TransducerState(predictor, state.frame + len(frames), position - len(frames), symbols)
+        beyond = state.skip + position - len(frames)
+        end = TransducerState(prefix, state.frame + len(frames), beyond, symbols)
         return emissions, end
 
-    def _duration(self, logits: Floats) -> int:
+    def _best(self, logits: Floats) -> tuple[list[int], list[int]]:
+        """The best token, or blank, and the best duration for each frame of a block."""
+        tokens = logits[:, : self._blank + 1].argmax(axis=1).tolist()
         if not self._durations:
-            return 0
-        return self._durations[int(logits[self._blank + 1 :].argmax())]
+            return tokens, [0] * len(tokens)
+        best = logits[:, self._blank + 1 :].argmax(axis=1)
+        return tokens, [self._durations[index] for index in best]
 
 
 @dataclass(frozen=True)
@@ -253,9 +288,9 @@ class NumpyNetwork:
         return projected
 
     def joint(self, projected: Floats, predictor: LSTMPredictor) -> Floats:
-        """Logits of tokens, blank, then durations: float32 [outputs]."""
+        """Logits of tokens, blank, then durations: float32 [frames, outputs]."""
         weight, bias = self._output
-        logits: Floats = weight @ self._activation(projected + predictor.projected) + bias
+        logits: Floats = self._activation(projected + predictor.projected) @ weight.T + bias
         return logits
 
     def _step(self, value: Floats, hidden: Floats, cell: Floats) -> LSTMPredictor:

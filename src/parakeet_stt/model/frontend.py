@@ -2,12 +2,13 @@
 
 Preemphasis 0.97, a symmetric 400-sample Hann window centred in 512, zeros beyond both ends, power
 spectrum, Slaney mel filters, ``log(x + 2**-24)``, one frame of 10 ms per 160 samples. What is kept
-is raw; :func:`normalize` is applied to what is encoded. Checked against NeMo in
+is raw; :class:`Statistics` normalise what is encoded. Checked against NeMo in
 tests/test_frontend.py.
 """
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -82,19 +83,52 @@ def log_mel(samples: Samples, bins: int) -> LogMel:
     return np.concatenate((stream.push(samples), stream.finish()))
 
 
-def normalize(mel: LogMel, heard: int | None = None) -> LogMel:
-    """Bring every bin to zero mean and unit deviation (NeMo's ``per_feature``).
+class Statistics:
+    """Mean and deviation of every bin over log-mel that comes and goes, for normalisation."""
 
-    Args:
-        mel: Raw log-mel ``[frames, bins]``.
-        heard: How many frames, from the first, the statistics are taken from; those behind them
-            are padding. All by default.
-    """
-    real = mel[:heard].astype(np.float64)
-    mean = real.mean(axis=0)
-    deviation = real.std(axis=0, ddof=1) if len(real) > 1 else np.zeros_like(mean)
-    normal: LogMel = ((mel - mean) / (deviation + _STD_GUARD)).astype(np.float32)
-    return normal
+    def __init__(self, bins: int) -> None:
+        self._frames = 0
+        self._sum = np.zeros(bins)
+        self._squares = np.zeros(bins)
+
+    def add(self, mel: LogMel) -> None:
+        """Take in raw log-mel ``[frames, bins]``."""
+        self._change(mel, 1)
+
+    def remove(self, mel: LogMel) -> None:
+        """Forget log-mel that was taken in before."""
+        self._change(mel, -1)
+
+    def without(self, mel: LogMel) -> Statistics:
+        """The statistics as they would be had this log-mel not been taken in."""
+        if len(mel) == 0:
+            return self
+        others = copy.deepcopy(self)
+        others.remove(mel)
+        return others
+
+    def normalize(self, mel: LogMel) -> LogMel:
+        """Bring every bin to zero mean and unit deviation (NeMo's ``per_feature``)."""
+        count = max(1, self._frames)
+        mean = self._sum / count
+        variance = (self._squares - self._sum * mean) / max(1, count - 1)
+        # What rounding leaves of bins that never change must not become negative.
+        scale = 1 / (np.sqrt(np.maximum(variance, 0)) + _STD_GUARD)
+        normal: LogMel = (mel - mean.astype(np.float32)) * scale.astype(np.float32)
+        return normal
+
+    def _change(self, mel: LogMel, sign: int) -> None:
+        exact = mel.astype(np.float64)
+        self._frames += sign * len(mel)
+        self._sum += sign * exact.sum(axis=0)
+        self._squares += sign * (exact * exact).sum(axis=0)
+
+
+def normalize(mel: LogMel) -> LogMel:
+    """Normalise raw log-mel ``[frames, bins]`` by its own statistics."""
+    statistics = Statistics(mel.shape[1])
+    statistics.add(mel)
+    return statistics.normalize(mel)
 
 
 @cache

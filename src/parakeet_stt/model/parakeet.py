@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +25,28 @@ from parakeet_stt.model.decoder import (
     NumpyNetwork,
 )
 from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.settings import Attention, Backend, ContextSize, Precision, load_settings
+from parakeet_stt.model.windows import WindowedStream
+from parakeet_stt.settings import (
+    Attention,
+    Backend,
+    ContextSize,
+    Precision,
+    Streaming,
+    load_settings,
+)
 from parakeet_stt.transcript import Transcript
 
 WARM_UP_SECONDS = (0.5, 2.0)
 """Lengths of silence that :meth:`Model.warm_up` transcribes: kernels are compiled per shape."""
+
+LARGEST_BATCH = 8
+"""Most windows that are encoded at once."""
+
+_WORTHWHILE = 0.9  # A batch is, if it takes at most this share of the time of its windows alone.
+_TOO_SLOW_SECONDS = 0.1  # A window that takes longer keeps a device busy by itself.
 
 
 class Model:
@@ -40,13 +56,17 @@ class Model:
         name: The source that it was loaded from.
         config: Its configuration.
         encoder: Its encoder.
+        batch: How many windows of different streams are worth encoding at once; known after
+            :meth:`warm_up`.
     """
 
     def __init__(self, files: ModelFiles, encoder: Encoder, decoder: Decoder[Any]) -> None:
         self.name = files.source
         self.config = files.config
         self.encoder = encoder
+        self._folder = files.folder
         self._decoder = decoder
+        self.batch = 1
         self._warm = False
 
     def __repr__(self) -> str:
@@ -61,22 +81,39 @@ class Model:
         return hub.language_of(self.name)
 
     def transcribe_stream(
-        self, context_size: ContextSize = (256, 256), attention: Attention = "local"
+        self,
+        context_size: ContextSize = (256, 256),
+        attention: Attention = "local",
+        streaming: Streaming = "windowed",
+        boost: Mapping[str, float] | None = None,
     ) -> Stream:
         """Open a stream, to be used as a context manager.
 
         Args:
             context_size: Left and right context in encoder frames of 80 ms.
             attention: ``local`` or ``full``; an ONNX encoder knows ``full`` only.
+            streaming: ``windowed``, or ``upstream`` for parakeet-mlx's own context.
+            boost: Phrases to expect and their weights.
 
         Raises:
             ConfigurationError: An option that cannot be used.
         """
-        return self.open_stream(StreamOptions(context_size, attention))
+        return self.open_stream(StreamOptions(context_size, attention, streaming, boost or {}))
 
-    def open_stream(self, options: StreamOptions) -> Stream:
-        """Open a stream with options that have been checked already."""
-        return Stream(self.config, self.encoder, self._decoder, options, self.language)
+    def open_stream(self, options: StreamOptions, start: float = 0.0) -> Stream:
+        """Open a stream with options that have been checked already.
+
+        Args:
+            options: How it listens.
+            start: Seconds at which it begins; its times count from there.
+        """
+        if options.streaming == "upstream":
+            from parakeet_stt.model.upstream import UpstreamStream
+
+            return UpstreamStream(self._folder, self.encoder, options, self.language, start)
+        return WindowedStream(
+            self.config, self.encoder, self._decoder, options, self.language, start
+        )
 
     def transcribe(
         self,
@@ -114,6 +151,16 @@ class Model:
         self._warm = True
         for seconds in WARM_UP_SECONDS:
             self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
+        window = np.zeros((200, self.config.features), np.float32)
+        alone = min(self._seconds([window]) for _ in range(3))
+        if alone < _TOO_SLOW_SECONDS:
+            together = min(self._seconds([window] * 4) for _ in range(3))
+            self.batch = LARGEST_BATCH if together < 4 * alone * _WORTHWHILE else 1
+
+    def _seconds(self, windows: list[LogMel]) -> float:
+        begun = time.perf_counter()
+        self.encoder.encode(windows, None)
+        return time.perf_counter() - begun
 
 
 _loaded: dict[tuple[Any, ...], Model] = {}

@@ -1,0 +1,295 @@
+"""The streaming context: interims from a bounded window, a final that is the offline transcript.
+
+Two boundaries run through the log-mel of a segment. Behind the one of *hypotheses* everything has
+been committed; an interim encodes a second or two of history before it and what came after it,
+so that its cost does not grow. Behind the one of the *final* lies what no longer fits the longest
+window; the final pass encodes everything from there, in windows whose places depend on the audio
+alone, so that ``transcribe()``, which is this stream fed at once, gives the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parakeet_stt.audio import SAMPLE_RATE, Samples
+from parakeet_stt.model.config import ENCODER_HOP, ModelConfig
+from parakeet_stt.model.decoder import Decoder, Emission
+from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.frontend import HOP, LogMel, LogMelStream, Statistics
+from parakeet_stt.model.stream import Stream, StreamOptions, Window, Work
+from parakeet_stt.transcript import Hypothesis, Token, Transcript
+
+FRAME_SECONDS = ENCODER_HOP * HOP / SAMPLE_RATE
+"""Length of an encoder frame: 80 ms."""
+
+# In encoder frames; how they were chosen is in docs/benchmarks.md.
+HISTORY = 25
+"""Frames before the committed boundary that an interim encodes along."""
+HELD_BACK = 25
+"""The newest frames, which are never committed by agreement."""
+OLDEST_TENTATIVE = 37
+"""Text older than this is committed, agreement or not."""
+# In mel frames of 10 ms.
+LONGEST_WINDOW = 3200
+"""Most that is encoded at once: 32 s."""
+PADDING = 32
+"""Synthetic silence behind the end, which releases the last word."""
+_SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
+_SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
+
+_QUIET = 12  # A pause is quiet for so long before a final leaves out the rest of it.
+_LOUDER = 1.0  # Mean log-mel by which a frame of a pause may be louder than its beginning.
+_SILENCE = float(np.log(np.float32(2.0**-24)))  # Raw log-mel of digital silence.
+
+
+@dataclass(frozen=True)
+class _Speculation:
+    """A final that was made before it was asked for.
+
+    Attributes:
+        emissions: What it says.
+        end: Mel frame of the stream that it reaches to.
+    """
+
+    emissions: list[Emission]
+    end: int
+
+
+class WindowedStream(Stream):
+    """One segment of speech; see :class:`~parakeet_stt.model.stream.Stream`.
+
+    Args:
+        config: The model's configuration.
+        encoder: Its encoder.
+        decoder: Its decoder.
+        options: How to listen.
+        language: What finals say about their language.
+        start: Seconds at which the segment begins.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        encoder: Encoder,
+        decoder: Decoder[Any],
+        options: StreamOptions,
+        language: str | None = None,
+        start: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, start)
+        self._vocabulary = config.vocabulary
+        self._decoder = decoder
+        self._band = options.band
+        self._language = language
+        left, right = options.context_size
+        self._history = min(HISTORY, left)
+        self._held_back = min(HELD_BACK, right)
+        self._oldest_tentative = min(OLDEST_TENTATIVE, right)
+        self._frontend = LogMelStream(config.features)
+        self._waiting: list[LogMel] = []  # What the buffer has no room for yet.
+        self._mel = _Buffer(config.features)
+        # Both boundaries are where a decoder's state stands.
+        self._settled: list[Emission] = []
+        self._settled_state = decoder.initial()
+        self._committed: list[Token] = []
+        self._committed_state = self._settled_state
+        self._tentative: list[Emission] = []
+        self._speculation: _Speculation | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the speaker has fallen silent and no final is ready for it."""
+        end = self._mel.quiet_from
+        if end == self._mel.end or not (self._tentative or self._committed):
+            return False
+        return self._speculation is None or self._speculation.end != end
+
+    @property
+    def speculated(self) -> bool:
+        """Whether the final was ready before :meth:`finish`."""
+        return self._speculation is not None and self._speculation.end == self._mel.quiet_from
+
+    def _hear(self, audio: Samples) -> Work[None]:
+        # Piece by piece, so that an hour fed at once needs no more memory than one fed slowly.
+        for start in range(0, len(audio), SAMPLE_RATE * 10):
+            self._waiting.append(self._frontend.push(audio[start : start + SAMPLE_RATE * 10]))
+            yield from self._take_in()
+
+    def _take_in(self) -> Work[None]:
+        """Move what waits into the buffer, and settle windows as they fill."""
+        while self._waiting:
+            # Should a window fail to be encoded, the rest is still there for the next call.
+            self._waiting[0] = self._mel.append(self._waiting[0])
+            if len(self._waiting[0]) == 0:
+                del self._waiting[0]
+            if self._mel.full:
+                yield from self._settle_window()
+
+    def _settle_window(self) -> Work[None]:
+        """Decode a full window up to its look-ahead for good, and move on."""
+        begin, boundary = self._mel.start // ENCODER_HOP, self._mel.end - _SETTLED_LOOKAHEAD
+        frames = yield Window(self._mel.normalized(self._mel.start, self._mel.end), self._band)
+        emissions, self._settled_state = self._decoder.decode(
+            frames[self._settled_state.frame - begin : boundary // ENCODER_HOP - begin],
+            self._settled_state,
+        )
+        self._settled += emissions
+        self._speculation = None
+        self._mel.drop(boundary - _SETTLED_HISTORY)
+
+    def _suppose(self) -> Work[Hypothesis]:
+        if self._committed_state.frame * ENCODER_HOP < self._mel.start:
+            self._catch_up()
+        if self._mel.end > self._mel.start:
+            yield from self._renew_tentative()
+        tokens = self._tokens(self._tentative)
+        return Hypothesis(tuple(self._committed), tokens, self._start + self.seconds)
+
+    def _renew_tentative(self) -> Work[None]:
+        """Encode and decode what is not committed, and commit of it what can be.
+
+        What two hypotheses in a row agree on, up to a tail that is held back: Liu et al.,
+        "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis
+        Selection", 2020.
+        """
+        state = self._committed_state
+        begin = max(self._mel.start // ENCODER_HOP, state.frame - self._history)
+        frames = yield Window(self._mel.normalized(begin * ENCODER_HOP, self._mel.end), self._band)
+        frames = frames[state.frame - begin :]
+        newest = self._mel.end // ENCODER_HOP
+        cut = max(0, newest - self._held_back - state.frame)
+        older, boundary = self._decoder.decode(frames[:cut], state)
+        agreed = zip(self._tentative, older, strict=False)
+        if len(self._tentative) < len(older) or any(a.token != b.token for a, b in agreed):
+            cut = max(0, newest - self._oldest_tentative - state.frame)
+            older, boundary = self._decoder.decode(frames[:cut], state)
+        self._tentative, _ = self._decoder.decode(frames[cut:], boundary)
+        self._committed += self._tokens(older)
+        self._committed_state = boundary
+
+    def _catch_up(self) -> None:
+        """Commit what was settled since the last hypothesis, which was too long ago."""
+        known = self._committed_state.frame
+        self._committed += self._tokens([e for e in self._settled if e.frame >= known])
+        self._committed_state = self._settled_state
+        self._tentative = []
+
+    def _speculate(self) -> Work[None]:
+        end = self._mel.quiet_from
+        self._speculation = _Speculation((yield from self._final_pass(end)), end)
+
+    def _finish(self) -> Work[Transcript]:
+        self._waiting.append(self._frontend.finish())
+        yield from self._take_in()
+        if self._speculation is not None and self.speculated:
+            emissions = self._speculation.emissions
+        else:
+            emissions = yield from self._final_pass(self._mel.quiet_from)
+        end = self._start + self.seconds
+        return Transcript(self._tokens(emissions), self._start, end, self._language)
+
+    def _final_pass(self, end: int) -> Work[list[Emission]]:
+        """Everything heard up to a mel frame as emissions."""
+        begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
+        if end <= known * ENCODER_HOP:
+            return list(self._settled)
+        frames = yield Window(self._mel.normalized(self._mel.start, end, PADDING), self._band)
+        emissions, _ = self._decoder.decode(frames[known - begin :], self._settled_state)
+        return self._settled + emissions
+
+    def _tokens(self, emissions: Sequence[Emission]) -> tuple[Token, ...]:
+        """Emissions as tokens with times; a token without a duration lasts a frame."""
+        heard = self._start + self.seconds
+        tokens: list[Token] = []
+        for index, emission in enumerate(emissions):
+            start = min(self._start + emission.frame * FRAME_SECONDS, heard)
+            end = start + max(1, emission.duration) * FRAME_SECONDS
+            if index + 1 < len(emissions):
+                following = self._start + emissions[index + 1].frame * FRAME_SECONDS
+                end = min(end, max(start, following))
+            piece = self._vocabulary[emission.token]
+            tokens.append(Token(emission.token, piece, start, min(end, heard), emission.confidence))
+        return tuple(tokens)
+
+
+class _Buffer:
+    """Raw log-mel of a stream from some frame on, at most the longest window of it.
+
+    Attributes:
+        start: Mel frame, counted from the stream's beginning, of the first that is kept.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self.start = 0
+        self._count = 0
+        # Untouched memory costs nothing: a short segment uses what it needs.
+        self._frames = np.empty((LONGEST_WINDOW, bins), np.float32)
+        self._loudness = np.empty(LONGEST_WINDOW, np.float32)  # Each frame's mean log-mel.
+        self._statistics = Statistics(bins)
+
+    @property
+    def end(self) -> int:
+        """Mel frame behind the newest one."""
+        return self.start + self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether there is a whole window."""
+        return self._count == LONGEST_WINDOW
+
+    def append(self, mel: LogMel) -> LogMel:
+        """Keep as many frames as there is room for; returns the others."""
+        taken, rest = np.split(mel, [LONGEST_WINDOW - self._count])
+        self._frames[self._count : self._count + len(taken)] = taken
+        self._loudness[self._count : self._count + len(taken)] = taken.mean(axis=1)
+        self._count += len(taken)
+        self._statistics.add(taken)
+        return rest
+
+    def drop(self, until: int) -> None:
+        """Forget the frames before ``until``."""
+        gone = until - self.start
+        self._statistics.remove(self._frames[:gone])
+        for kept in (self._frames, self._loudness):
+            kept[: self._count - gone] = kept[gone : self._count].copy()
+        self._count -= gone
+        self.start = until
+
+    def normalized(self, begin: int, end: int, padding: int = 0) -> LogMel:
+        """Frames from ``begin`` to ``end``, normalised by the statistics of all that are kept.
+
+        Args:
+            begin: Mel frame of the stream.
+            end: Mel frame of the stream; what is kept behind it counts as if it were not there.
+            padding: Frames of silence to put behind them, left out of the statistics.
+        """
+        window = self._frames[begin - self.start : end - self.start]
+        beyond = self._frames[end - self.start : self._count]
+        if padding:
+            silence = np.full((padding, window.shape[1]), _SILENCE, np.float32)
+            window = np.concatenate((window, silence))
+        return self._statistics.without(beyond).normalize(window)
+
+    @property
+    def quiet_from(self) -> int:
+        """Mel frame, on an encoder frame's edge, from which only a steady quiet follows.
+
+        Quiet is what is below the middle between the quietest and the loudest frame; steady, that
+        nothing is louder than the moment before it. As a pause goes on this stays where it is.
+        Without such an end it is :attr:`end`.
+        """
+        loudness = self._loudness[: self._count]
+        if self._count <= _QUIET:
+            return self.end
+        middle = (loudness.min() + loudness.max()) / 2
+        loud = np.flatnonzero(loudness >= middle)[-1] + 1
+        first = -(-(self.start + loud + _QUIET) // ENCODER_HOP) * ENCODER_HOP - self.start
+        edges = np.arange(first, self._count, ENCODER_HOP)
+        before = np.lib.stride_tricks.sliding_window_view(loudness, _QUIET)[edges - _QUIET]
+        after = np.maximum.accumulate(loudness[::-1])[::-1][edges]
+        steady = edges[after <= before.max(axis=1) + _LOUDER]
+        return self.start + int(steady[0]) if len(steady) else self.end

@@ -1,0 +1,88 @@
+"""One segment of a session on its way through inference: audio that waits, and its stream.
+
+Audio is added on the event loop and taken on the inference thread, which alone touches the stream.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parakeet_stt.audio import Samples
+from parakeet_stt.model.stream import Stream, StreamOptions, Work
+from parakeet_stt.transcript import Hypothesis, Transcript
+
+if TYPE_CHECKING:
+    from parakeet_stt.engine import Engine
+
+
+class Segment:
+    """A segment of a session.
+
+    Attributes:
+        engine: Whose model hears it.
+        waiting: Samples that have not been heard yet.
+        queued: Whether a step that will hear them waits for its turn.
+
+    Args:
+        engine: Whose model hears it.
+        options: How to listen.
+        start: Seconds at which it begins.
+    """
+
+    def __init__(self, engine: Engine, options: StreamOptions, start: float) -> None:
+        self.engine = engine
+        self.waiting = 0
+        self.queued = False
+        self._options = options
+        self._start = start
+        self._stream: Stream | None = None
+        self._pieces: list[Samples] = []
+        self._lock = threading.Lock()
+
+    def add(self, samples: Samples) -> None:
+        """Take more audio; on the event loop."""
+        with self._lock:
+            self._pieces.append(samples)
+            self.waiting += len(samples)
+
+    # What follows belongs to the inference thread.
+
+    @property
+    def paused(self) -> bool:
+        """Whether the speaker seems to have paused, and no final is ready."""
+        return self._stream is not None and self._stream.paused
+
+    @property
+    def speculated(self) -> bool:
+        """Whether the final was ready before it was asked for."""
+        return self._stream is not None and self._stream.speculated
+
+    def hear(self) -> Work[Stream]:
+        """Hear everything that waits."""
+        with self._lock:
+            pieces, self._pieces = self._pieces, []
+            self.waiting = 0
+        if self._stream is None:
+            assert self.engine.model is not None
+            self._stream = self.engine.model.open_stream(self._options, self._start)
+        if pieces:
+            yield from self._stream.feeding(np.concatenate(pieces))
+        return self._stream
+
+    def interim(self) -> Work[Hypothesis]:
+        """Hear everything that waits and say what is believed."""
+        stream = yield from self.hear()
+        return (yield from stream.supposing())
+
+    def speculation(self) -> Work[None]:
+        """Make the final of what was heard, in case nothing more is said."""
+        assert self._stream is not None
+        return self._stream.speculating()
+
+    def final(self) -> Work[Transcript]:
+        """Hear everything that waits and make the final."""
+        stream = yield from self.hear()
+        return (yield from stream.finishing())
