@@ -8,7 +8,6 @@ tests/test_frontend.py.
 
 from __future__ import annotations
 
-import copy
 from functools import cache
 
 import numpy as np
@@ -98,14 +97,6 @@ class Statistics:
     def remove(self, mel: LogMel) -> None:
         """Forget log-mel that was taken in before."""
         self._change(mel, -1)
-
-    def without(self, mel: LogMel) -> Statistics:
-        """The statistics as they would be had this log-mel not been taken in."""
-        if len(mel) == 0:
-            return self
-        others = copy.deepcopy(self)
-        others.remove(mel)
-        return others
 
     def normalize(self, mel: LogMel) -> LogMel:
         """Bring every bin to zero mean and unit deviation (NeMo's ``per_feature``)."""

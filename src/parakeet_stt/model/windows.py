@@ -9,6 +9,7 @@ alone, so that ``transcribe()``, which is this stream fed at once, gives the sam
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ PADDING = 32
 _SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
 _SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
 
-_QUIET = 12  # A pause is quiet for so long before a final leaves out the rest of it.
+_QUIET = 16  # A pause is quiet for so long before a final leaves out the rest of it.
 _LOUDER = 1.0  # Mean log-mel by which a frame of a pause may be louder than its beginning.
 _SILENCE = float(np.log(np.float32(2.0**-24)))  # Raw log-mel of digital silence.
 
@@ -132,7 +133,7 @@ class WindowedStream(Stream):
     def _settle_window(self) -> Work[None]:
         """Decode a full window up to its look-ahead for good, and move on."""
         begin, boundary = self._mel.start // ENCODER_HOP, self._mel.end - _SETTLED_LOOKAHEAD
-        frames = yield Window(self._mel.normalized(self._mel.start, self._mel.end), self._band)
+        frames = yield Window(self._mel.since(self._mel.start), self._band)
         emissions, self._settled_state = self._decoder.decode(
             frames[self._settled_state.frame - begin : boundary // ENCODER_HOP - begin],
             self._settled_state,
@@ -158,7 +159,7 @@ class WindowedStream(Stream):
         """
         state = self._committed_state
         begin = max(self._mel.start // ENCODER_HOP, state.frame - self._history)
-        frames = yield Window(self._mel.normalized(begin * ENCODER_HOP, self._mel.end), self._band)
+        frames = yield Window(self._mel.since(begin * ENCODER_HOP), self._band)
         frames = frames[state.frame - begin :]
         newest = self._mel.end // ENCODER_HOP
         cut = max(0, newest - self._held_back - state.frame)
@@ -197,7 +198,7 @@ class WindowedStream(Stream):
         begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
         if end <= known * ENCODER_HOP:
             return list(self._settled)
-        frames = yield Window(self._mel.normalized(self._mel.start, end, PADDING), self._band)
+        frames = yield Window(self._mel.ending_at(end), self._band)
         emissions, _ = self._decoder.decode(frames[known - begin :], self._settled_state)
         return self._settled + emissions
 
@@ -259,20 +260,23 @@ class _Buffer:
         self._count -= gone
         self.start = until
 
-    def normalized(self, begin: int, end: int, padding: int = 0) -> LogMel:
-        """Frames from ``begin`` to ``end``, normalised by the statistics of all that are kept.
+    def since(self, begin: int) -> LogMel:
+        """Frames from ``begin`` on, normalised by the statistics of all that are kept."""
+        return self._statistics.normalize(self._frames[begin - self.start : self._count])
 
-        Args:
-            begin: Mel frame of the stream.
-            end: Mel frame of the stream; what is kept behind it counts as if it were not there.
-            padding: Frames of silence to put behind them, left out of the statistics.
+    def ending_at(self, end: int) -> LogMel:
+        """All frames up to ``end`` and padding behind them, normalised as if no others were kept.
+
+        Where a quiet end is left out, its beginning counts twice in the statistics: they come out
+        much as those of the whole, but do not change as the quiet goes on.
         """
-        window = self._frames[begin - self.start : end - self.start]
-        beyond = self._frames[end - self.start : self._count]
-        if padding:
-            silence = np.full((padding, window.shape[1]), _SILENCE, np.float32)
-            window = np.concatenate((window, silence))
-        return self._statistics.without(beyond).normalize(window)
+        count = end - self.start
+        statistics = copy.deepcopy(self._statistics)
+        if count < self._count:
+            statistics.remove(self._frames[count : self._count])
+            statistics.add(self._frames[count - _QUIET : count])
+        silence = np.full((PADDING, self._frames.shape[1]), _SILENCE, np.float32)
+        return statistics.normalize(np.concatenate((self._frames[:count], silence)))
 
     @property
     def quiet_from(self) -> int:
