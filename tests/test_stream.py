@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -11,15 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parakeet_stt import Model, Transcript, load_model
+from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.errors import AudioError, ConfigurationError, SessionClosedError
-from parakeet_stt.model.stream import drive
+from parakeet_stt.model.stream import Work, drive
 from parakeet_stt.model.windows import (
     FRAME_SECONDS,
     HISTORY,
     LONGEST_WINDOW,
     OLDEST_TENTATIVE,
+    RENEWED_IN_PAUSE,
 )
+
+T = TypeVar("T")
 
 SINGLE = [r for r in RECORDINGS if r.set != "several"]
 SEVERAL = [r for r in RECORDINGS if r.set == "several"]
@@ -115,16 +120,44 @@ def test_the_newest_interim_says_nearly_what_the_final_says(model: Model) -> Non
 
 def test_an_interim_encodes_a_bounded_window(model: Model) -> None:
     """However long the segment and whatever its context, a few seconds at most."""
-    longest = (HISTORY + OLDEST_TENTATIVE + 1) * 8 + 50  # And what came since.
-    samples = np.tile(LONG.samples(), 2)
+    longest = (HISTORY + OLDEST_TENTATIVE + RENEWED_IN_PAUSE + 1) * 8 + 50  # And what came since.
+    pause = np.zeros(10 * SAMPLE_RATE, np.float32)
+    samples = np.concatenate((LONG.samples(), pause, LONG.samples()))
     with model.transcribe_stream() as stream:
         for start in range(0, len(samples), 8_000):
             stream.feed(samples[start : start + 8_000])
-            work = stream.supposing()
-            window = next(work)
-            assert len(window.mel) <= longest
-            with pytest.raises(StopIteration):
-                work.send(*model.encoder.encode([window.mel], window.attention))
+            lengths, _ = encoded(stream.supposing(), model)
+            assert all(length <= longest for length in lengths)
+
+
+def encoded(work: Work[T], model: Model) -> tuple[list[int], T]:
+    """Runs a work to its end; gives the lengths of the windows that it encoded, and its result."""
+    lengths = []
+    try:
+        window = next(work)
+        while True:
+            lengths.append(len(window.mel))
+            window = work.send(*model.encoder.encode([window.mel], window.attention))
+    except StopIteration as end:
+        return lengths, end.value
+
+
+def test_a_pause_costs_little(model: Model) -> None:
+    speech = SINGLE[0].samples()[: int(SINGLE[0].end * SAMPLE_RATE)]
+    lengths: list[int] = []
+    texts: set[str] = set()
+    with model.transcribe_stream() as stream:
+        stream.feed(speech)
+        stream.feed(np.zeros(SAMPLE_RATE // 2, np.float32))
+        stream.hypothesis()
+        for _ in range(50):
+            stream.feed(np.zeros(1_600, np.float32))
+            more, hypothesis = encoded(stream.supposing(), model)
+            lengths += more
+            texts.add(hypothesis.text)
+        final = stream.finish()
+    assert 3 <= len(lengths) <= 8
+    assert texts == {final.text}
 
 
 def test_tokens_are_decoded_and_committed_once_where_windows_meet(model: Model) -> None:

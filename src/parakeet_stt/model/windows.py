@@ -19,7 +19,7 @@ import numpy as np
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.model.config import ENCODER_HOP, ModelConfig
 from parakeet_stt.model.decoder import Decoder, Emission
-from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.encoder import Encoder, EncoderFrames
 from parakeet_stt.model.frontend import HOP, LogMel, LogMelStream, Statistics
 from parakeet_stt.model.stream import Stream, StreamOptions, Window, Work
 from parakeet_stt.transcript import Hypothesis, Token, Transcript
@@ -34,6 +34,14 @@ HELD_BACK = 25
 """The newest frames, which are never committed by agreement."""
 OLDEST_TENTATIVE = 37
 """Text older than this is committed, agreement or not."""
+RENEWED = 4
+"""An interim goes back to the committed boundary when so many frames are new since one did."""
+RENEWED_IN_PAUSE = 12
+"""The same in a pause, where interims in between repeat the one that heard it begin."""
+NEWEST = 8
+"""The newest frames, which every interim decodes anew."""
+NEWEST_HISTORY = 8
+"""Frames before them that an interim encodes along when it does not go further back."""
 # In mel frames of 10 ms.
 LONGEST_WINDOW = 3200
 """Most that is encoded at once: 32 s."""
@@ -42,7 +50,7 @@ PADDING = 32
 _SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
 _SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
 
-_QUIET = 16  # A pause is quiet for so long before a final leaves out the rest of it.
+_QUIET = 18  # A pause is quiet for so long before a final leaves out the rest of it.
 _LOUDER = 1.0  # Mean log-mel by which a frame of a pause may be louder than its beginning.
 _SILENCE = float(np.log(np.float32(2.0**-24)))  # Raw log-mel of digital silence.
 
@@ -99,6 +107,11 @@ class WindowedStream(Stream):
         self._committed: list[Token] = []
         self._committed_state = self._settled_state
         self._tentative: list[Emission] = []
+        # The part of it that stays until all of it is renewed, and where the decoder stood then.
+        self._lasting: list[Emission] = []
+        self._lasting_state = self._settled_state
+        self._renewed = 0  # Encoder frame that was the newest when all of it was renewed.
+        self._pause: int | None = None  # Mel frame at which the pause began that was heard then.
         self._speculation: _Speculation | None = None
 
     @property
@@ -133,7 +146,7 @@ class WindowedStream(Stream):
     def _settle_window(self) -> Work[None]:
         """Decode a full window up to its look-ahead for good, and move on."""
         begin, boundary = self._mel.start // ENCODER_HOP, self._mel.end - _SETTLED_LOOKAHEAD
-        frames = yield Window(self._mel.since(self._mel.start), self._band)
+        frames = yield Window(self._mel.open_window(self._mel.start), self._band)
         emissions, self._settled_state = self._decoder.decode(
             frames[self._settled_state.frame - begin : boundary // ENCODER_HOP - begin],
             self._settled_state,
@@ -145,39 +158,63 @@ class WindowedStream(Stream):
     def _suppose(self) -> Work[Hypothesis]:
         if self._committed_state.frame * ENCODER_HOP < self._mel.start:
             self._catch_up()
-        if self._mel.end > self._mel.start:
-            yield from self._renew_tentative()
+        end, pause = self._mel.end, self._mel.quiet_from
+        new = end // ENCODER_HOP - self._renewed
+        if pause < end and pause != self._pause:
+            self._pause = pause
+            yield from self._renew(pause)
+        elif new >= (RENEWED if pause == end else RENEWED_IN_PAUSE):
+            yield from self._renew(end)
+        elif pause == end > self._mel.start:
+            yield from self._renew_newest()
         tokens = self._tokens(self._tentative)
         return Hypothesis(tuple(self._committed), tokens, self._start + self.seconds)
 
-    def _renew_tentative(self) -> Work[None]:
-        """Encode and decode what is not committed, and commit of it what can be.
+    def _renew(self, end: int) -> Work[None]:
+        """Encode and decode what is not committed up to a mel frame, and commit what can be.
 
-        What two hypotheses in a row agree on, up to a tail that is held back: Liu et al.,
+        What two of these in a row agree on, up to a tail that is held back: Liu et al.,
         "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis
         Selection", 2020.
         """
         state = self._committed_state
-        begin = max(self._mel.start // ENCODER_HOP, state.frame - self._history)
-        frames = yield Window(self._mel.since(begin * ENCODER_HOP), self._band)
-        frames = frames[state.frame - begin :]
-        newest = self._mel.end // ENCODER_HOP
+        frames = yield from self._frames_from(state.frame, self._history, end)
+        newest = end // ENCODER_HOP
         cut = max(0, newest - self._held_back - state.frame)
         older, boundary = self._decoder.decode(frames[:cut], state)
         agreed = zip(self._tentative, older, strict=False)
         if len(self._tentative) < len(older) or any(a.token != b.token for a, b in agreed):
             cut = max(0, newest - self._oldest_tentative - state.frame)
             older, boundary = self._decoder.decode(frames[:cut], state)
-        self._tentative, _ = self._decoder.decode(frames[cut:], boundary)
         self._committed += self._tokens(older)
         self._committed_state = boundary
+        lasting = max(cut, newest - NEWEST - state.frame)
+        self._lasting, self._lasting_state = self._decoder.decode(frames[cut:lasting], boundary)
+        newer, _ = self._decoder.decode(frames[lasting:], self._lasting_state)
+        self._tentative = self._lasting + newer
+        self._renewed = self._mel.end // ENCODER_HOP
+
+    def _renew_newest(self) -> Work[None]:
+        """Encode and decode the newest frames alone."""
+        state = self._lasting_state
+        frames = yield from self._frames_from(state.frame, NEWEST_HISTORY, self._mel.end)
+        newer, _ = self._decoder.decode(frames, state)
+        self._tentative = self._lasting + newer
+
+    def _frames_from(self, first: int, history: int, end: int) -> Work[EncoderFrames]:
+        """Encoder frames from one on up to a mel frame, with some before them encoded along."""
+        begin = max(self._mel.start // ENCODER_HOP, first - history)
+        start, paused = begin * ENCODER_HOP, end < self._mel.end
+        mel = self._mel.closed_window(start, end) if paused else self._mel.open_window(start)
+        frames = yield Window(mel, self._band)
+        return frames[first - begin :]
 
     def _catch_up(self) -> None:
         """Commit what was settled since the last hypothesis, which was too long ago."""
         known = self._committed_state.frame
         self._committed += self._tokens([e for e in self._settled if e.frame >= known])
         self._committed_state = self._settled_state
-        self._tentative = []
+        self._tentative, self._lasting, self._lasting_state = [], [], self._settled_state
 
     def _speculate(self) -> Work[None]:
         end = self._mel.quiet_from
@@ -198,7 +235,7 @@ class WindowedStream(Stream):
         begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
         if end <= known * ENCODER_HOP:
             return list(self._settled)
-        frames = yield Window(self._mel.ending_at(end), self._band)
+        frames = yield Window(self._mel.closed_window(self._mel.start, end), self._band)
         emissions, _ = self._decoder.decode(frames[known - begin :], self._settled_state)
         return self._settled + emissions
 
@@ -260,12 +297,12 @@ class _Buffer:
         self._count -= gone
         self.start = until
 
-    def since(self, begin: int) -> LogMel:
+    def open_window(self, begin: int) -> LogMel:
         """Frames from ``begin`` on, normalised by the statistics of all that are kept."""
         return self._statistics.normalize(self._frames[begin - self.start : self._count])
 
-    def ending_at(self, end: int) -> LogMel:
-        """All frames up to ``end`` and padding behind them, normalised as if no others were kept.
+    def closed_window(self, begin: int, end: int) -> LogMel:
+        """Frames from ``begin`` to ``end``, with padding behind them, as if nothing followed.
 
         Where a quiet end is left out, its beginning counts twice in the statistics: they come out
         much as those of the whole, but do not change as the quiet goes on.
@@ -276,11 +313,12 @@ class _Buffer:
             statistics.remove(self._frames[count : self._count])
             statistics.add(self._frames[count - _QUIET : count])
         silence = np.full((PADDING, self._frames.shape[1]), _SILENCE, np.float32)
-        return statistics.normalize(np.concatenate((self._frames[:count], silence)))
+        window = self._frames[begin - self.start : count]
+        return statistics.normalize(np.concatenate((window, silence)))
 
     @property
     def quiet_from(self) -> int:
-        """Mel frame, on an encoder frame's edge, from which only a steady quiet follows.
+        """Mel frame from which only a steady quiet follows.
 
         Quiet is what is below the middle between the quietest and the loudest frame; steady, that
         nothing is louder than the moment before it. As a pause goes on this stays where it is.
@@ -291,7 +329,7 @@ class _Buffer:
             return self.end
         middle = (loudness.min() + loudness.max()) / 2
         loud = np.flatnonzero(loudness >= middle)[-1] + 1
-        first = -(-(self.start + loud + _QUIET) // ENCODER_HOP) * ENCODER_HOP - self.start
+        first = loud + _QUIET
         edges = np.arange(first, self._count, ENCODER_HOP)
         before = np.lib.stride_tricks.sliding_window_view(loudness, _QUIET)[edges - _QUIET]
         after = np.maximum.accumulate(loudness[::-1])[::-1][edges]
