@@ -58,6 +58,10 @@ def test_several_files_are_told_apart() -> None:
         (("transcribe", RECORDING.path, "--model", "some/model"), "not cached and the hub cannot"),
         (("listen", "--audio", "nothing.wav", "--model", "tiny"), "no such audio file"),
         (("bench", "pipecat", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
+        (("bench", "load", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
+        (("bench", "load", "--frame-ms", "5", "--model", "tiny"), "expected 10 to 1000"),
+        (("bench", "soak", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
+        (("bench", "soak", "--minutes", "3", "--model", "tiny"), "expected at least 4"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_1(
@@ -105,9 +109,16 @@ def test_listening_to_a_recording_prints_its_finals() -> None:
 
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     report = tmp_path / "figures.json"
-    done = parakeet("bench", "pipecat", "--model", "tiny", "--limit", 1, "--json", report)
+    plots = tmp_path / "plots"
+    done = parakeet(
+        *("bench", "pipecat", "--model", "tiny", "--limit", 1, "--json", report, "--plots", plots)
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(report.read_text())
     assert set(figures["sets"]) == {"known", "unknown", "several"}
     assert figures["speech_end_to_final_seconds"]["p50"] > 0.2
+    assert figures["sets"]["known"]["interims_per_second"] > 1
+    assert figures["loop_lag_seconds"]["max"] >= figures["loop_lag_seconds"]["p99"] >= 0
     assert "WER, pipeline" in done.stdout
+    assert "ttfs_p99_latency=" in done.stdout
+    assert (plots / "pipecat.svg").stat().st_size > 1000

@@ -10,17 +10,20 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from loguru import logger
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 import parakeet_stt
+from parakeet_stt.bench import ENGINES, SECTIONS
 from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
 from parakeet_stt.settings import ParakeetSettings, load_settings, variable_name
 from parakeet_stt.transcript import Transcript
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except ParakeetError as error:
-        _err.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        _err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -87,21 +90,53 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("bench", help="measure accuracy and latency")
     benches = command.add_subparsers(required=True, metavar="WHAT")
+    command = benches.add_parser("engine", help="the engine beside its peers: accuracy, cost, time")
+    command.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    command.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    command.add_argument("--limit", type=int, metavar="N", help="so many recordings of each set")
+    _add_bench_arguments(command, _bench_engine)
+    _add_model_arguments(command, "--model")
+
     command = benches.add_parser("pipecat", help="the service in a real pipeline with a VAD")
-    command.add_argument("--data", type=Path, default=Path("tests/data"), metavar="FOLDER")
     command.add_argument("--limit", type=int, metavar="N", help="so many utterances of each set")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    _add_bench_arguments(command, _bench_pipecat)
     _add_model_arguments(command)
-    command.set_defaults(run=_bench_pipecat)
+
+    command = benches.add_parser("load", help="how many people one process hears at once, in fp32")
+    command.add_argument("--seconds", type=float, default=12, help="of each step's measurement")
+    command.add_argument("--frame-ms", type=int, default=100, help="audio that is sent at a time")
+    _add_bench_arguments(command, _bench_load)
+    _add_model_arguments(command, "--model", "--backend")
+
+    command = benches.add_parser("soak", help="memory and cost over an hour in one session")
+    command.add_argument("--minutes", type=int, default=60, help="of audio, half of it speech")
+    _add_bench_arguments(command, _bench_soak)
+    _add_model_arguments(command)
     return parser
 
 
-def _add_model_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--model", help="tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)"
-    )
-    command.add_argument("--backend", choices=("auto", "mlx", "onnx"), help="PARAKEET_BACKEND")
-    command.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="PARAKEET_PRECISION")
+def _add_bench_arguments(
+    command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]
+) -> None:
+    command.add_argument("--data", type=Path, default=Path("tests/data"), metavar="FOLDER")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    command.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the figures there")
+    command.set_defaults(run=run)
+
+
+_MODEL_ARGUMENTS = {
+    "--model": {
+        "help": "tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
+    },
+    "--backend": {"choices": ("auto", "mlx", "onnx"), "help": "PARAKEET_BACKEND"},
+    "--precision": {"choices": ("auto", "bf16", "fp32"), "help": "PARAKEET_PRECISION"},
+}
+
+
+def _add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
+    """Add the arguments of these names; all by default."""
+    for name in names or _MODEL_ARGUMENTS:
+        command.add_argument(name, **_MODEL_ARGUMENTS[name])  # type: ignore[arg-type]
 
 
 def _settings(arguments: argparse.Namespace) -> ParakeetSettings:
@@ -141,7 +176,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                     progress=lambda heard, bar=bar, task=task: bar.update(task, completed=heard),  # type: ignore[misc]
                 )
         except ParakeetError as error:
-            _err.print(f"[red]error:[/red] {error}", soft_wrap=True)
+            _err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
             failed += 1
             continue
         if len(arguments.files) > 1 and arguments.format == "text":
@@ -205,14 +240,71 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
+def _bench_engine(arguments: argparse.Namespace) -> int:
+    with _bench_extra():
+        from parakeet_stt.bench.engine import run
+    return run(
+        load_settings(model=arguments.model),
+        arguments.data,
+        arguments.limit,
+        arguments.engines,
+        arguments.sections,
+        arguments.json,
+        arguments.plots,
+        _err,
+    )
+
+
 def _bench_pipecat(arguments: argparse.Namespace) -> int:
-    try:
+    with _bench_extra():
         from parakeet_stt.bench.pipecat import run
+    return run(
+        _settings(arguments),
+        arguments.data,
+        arguments.limit,
+        arguments.json,
+        arguments.plots,
+        _err,
+    )
+
+
+def _bench_load(arguments: argparse.Namespace) -> int:
+    with _bench_extra():
+        from parakeet_stt.bench.load import run
+    return run(
+        load_settings(model=arguments.model).model,
+        arguments.backend,
+        arguments.data,
+        arguments.seconds,
+        arguments.frame_ms,
+        arguments.json,
+        arguments.plots,
+        _err,
+    )
+
+
+def _bench_soak(arguments: argparse.Namespace) -> int:
+    with _bench_extra():
+        from parakeet_stt.bench.soak import run
+    return run(
+        _settings(arguments),
+        arguments.data,
+        arguments.minutes,
+        arguments.json,
+        arguments.plots,
+        _err,
+    )
+
+
+@contextmanager
+def _bench_extra() -> Iterator[None]:
+    """Say which extra is missing."""
+    try:
+        yield
     except ImportError as error:
         raise ConfigurationError(
             f"the benchmark needs {error.name}: pip install 'pipecat-parakeet-stt[bench]'"
         ) from error
-    return run(_settings(arguments), arguments.data, arguments.limit, arguments.json, _err)
 
 
 if __name__ == "__main__":
