@@ -75,11 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
     command.add_argument("--format", choices=FORMATS, default="text")
     _add_model_arguments(command)
+    _add_boost_argument(command)
     command.set_defaults(run=_transcribe)
 
     command = commands.add_parser("listen", help="show what is said, as it is said")
     command.add_argument("--audio", type=Path, metavar="FILE", help="a recording, in real time")
     _add_model_arguments(command)
+    _add_boost_argument(command)
     command.set_defaults(run=_listen)
 
     command = commands.add_parser("models", help="list what is bundled, cached and known")
@@ -102,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_arguments(command, _bench_pipecat)
     _add_model_arguments(command)
 
+    command = benches.add_parser("boost", help="what boosting names gains and what it costs")
+    command.add_argument("--limit", type=int, metavar="N", help="so many recordings of each set")
+    _add_bench_arguments(command, _bench_boost, plots=False)
+    _add_model_arguments(command)
+
     command = benches.add_parser("load", help="how many people one process hears at once, in fp32")
     command.add_argument("--seconds", type=float, default=12, help="of each step's measurement")
     command.add_argument("--frame-ms", type=int, default=100, help="audio that is sent at a time")
@@ -116,11 +123,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_bench_arguments(
-    command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]
+    command: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    plots: bool = True,
 ) -> None:
     command.add_argument("--data", type=Path, default=Path("tests/data"), metavar="FOLDER")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    command.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the figures there")
+    if plots:
+        command.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the figures there")
     command.set_defaults(run=run)
 
 
@@ -139,10 +149,16 @@ def _add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
         command.add_argument(name, **_MODEL_ARGUMENTS[name])  # type: ignore[arg-type]
 
 
-def _settings(arguments: argparse.Namespace) -> ParakeetSettings:
-    return load_settings(
-        model=arguments.model, backend=arguments.backend, precision=arguments.precision
+def _add_boost_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--boost", metavar="PHRASES", help="'Ada Lovelace, Kubernetes:5' (PARAKEET_BOOST)"
     )
+
+
+def _settings(arguments: argparse.Namespace) -> ParakeetSettings:
+    """The settings, where arguments of the same name win over the environment."""
+    given = vars(arguments)
+    return load_settings(**{name: given.get(name) for name in ParakeetSettings.model_fields})
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
@@ -173,6 +189,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
                     file,
                     settings.context_size,
                     settings.attention_mode,
+                    settings.boost,
                     progress=lambda heard, bar=bar, task=task: bar.update(task, completed=heard),  # type: ignore[misc]
                 )
         except ParakeetError as error:
@@ -266,6 +283,12 @@ def _bench_pipecat(arguments: argparse.Namespace) -> int:
         arguments.plots,
         _err,
     )
+
+
+def _bench_boost(arguments: argparse.Namespace) -> int:
+    with _bench_extra():
+        from parakeet_stt.bench.boost import run
+    return run(_settings(arguments), arguments.data, arguments.limit, arguments.json, _err)
 
 
 def _bench_load(arguments: argparse.Namespace) -> int:

@@ -47,7 +47,9 @@ async def listen(
         cache_dir=settings.cache_dir,
     )
     await engine.start()
-    options = StreamOptions(settings.context_size, settings.attention_mode)
+    options = StreamOptions(
+        settings.context_size, settings.attention_mode, settings.streaming, settings.boost
+    )
     interval = settings.chunk_ms / 1000 if settings.emit_partial else None
     async with engine.open(
         options, interval=interval, preroll=settings.preroll_ms / 1000

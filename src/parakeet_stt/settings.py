@@ -6,6 +6,7 @@ are checked against this table by the tests.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +23,7 @@ ContextSize = tuple[int, int]
 
 DEFAULT_MODEL = "mlx-community/parakeet-tdt-0.6b-v2"
 
-DEFAULT_BOOST = 1.0
+DEFAULT_BOOST = 3.0
 """Weight of a boosted phrase; what it does is measured in docs/benchmarks.md."""
 
 MOST_BOOST = 10.0
@@ -66,7 +67,7 @@ class ParakeetSettings(BaseSettings):
     )
     boost: Annotated[dict[str, float], NoDecode] = Field(
         {},
-        description="Phrases to expect, such as names: `Ada Lovelace, Kubernetes:2`, separated by "
+        description="Phrases to expect, such as names: `Ada Lovelace, Kubernetes:5`, separated by "
         f"commas, each with its weight where {DEFAULT_BOOST:g} is not enough or too much.",
     )
     chunk_ms: int = Field(
@@ -135,18 +136,30 @@ class ParakeetSettings(BaseSettings):
     @field_validator("boost")
     @classmethod
     def _check_boost(cls, value: dict[str, float]) -> dict[str, float]:
-        for phrase, weight in value.items():
-            if not phrase.strip() or not 0 < weight <= MOST_BOOST:
-                raise ValueError(
-                    f"{phrase!r} with weight {weight:g}: expected some text, and a weight above 0 "
-                    f"and up to {MOST_BOOST:g}"
-                )
+        check_boost(value)
         return value
 
     @field_validator("backend", "precision", "attention_mode", "streaming", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
+
+
+def check_boost(phrases: Mapping[str, float]) -> None:
+    """Check phrases to boost and their weights.
+
+    Raises:
+        ValueError: A phrase without text, or a weight that is out of range.
+    """
+    if not isinstance(phrases, Mapping):
+        raise ValueError("expected phrases and their weights")
+    for phrase, weight in phrases.items():
+        named = isinstance(phrase, str) and phrase.strip()
+        if not named or not isinstance(weight, int | float) or not 0 < weight <= MOST_BOOST:
+            raise ValueError(
+                f"{phrase!r} with weight {weight!r}: expected some text, and a weight above 0 and "
+                f"up to {MOST_BOOST:g}"
+            )
 
 
 def load_settings(**overrides: Any) -> ParakeetSettings:

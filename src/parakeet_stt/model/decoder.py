@@ -1,9 +1,10 @@
 """Encoder frames to tokens: greedy TDT, RNN-T and CTC decoding, in numpy.
 
 The loops are NeMo's (``GreedyTDTInfer``, ``GreedyRNNTInfer``, ``GreedyCTCInfer``), with a state
-that is carried from one window of frames to the next: the predictor's output, and how far the
-last duration reaches into frames that have not been heard yet. Nothing here waits for a device
-except where an ONNX export keeps its decoder in a graph of its own.
+that is carried from one window of frames to the next: the predictor's output, how far the last
+duration reaches into frames that have not been heard yet, and how far the tokens have come in
+phrases to prefer. Nothing here waits for a device except where an ONNX export keeps its decoder in
+a graph of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from parakeet_stt.model.boost import Phrases, Place
 from parakeet_stt.model.config import ModelConfig
 from parakeet_stt.model.encoder import EncoderFrames
 
@@ -52,8 +54,8 @@ S = TypeVar("S", bound=DecoderState)
 class Decoder(Protocol[S]):
     """A greedy decoder that can stop after any frame and go on from there."""
 
-    def initial(self) -> S:
-        """The state before the first frame."""
+    def initial(self, phrases: Phrases | None = None) -> S:
+        """The state before the first frame, from which on ``phrases`` are preferred."""
         ...
 
     def decode(self, frames: EncoderFrames, state: S) -> tuple[list[Emission], S]:
@@ -116,12 +118,14 @@ class TransducerState:
         frame: Encoder frames decoded so far.
         skip: Frames, from ``frame`` on, that the last duration jumps over.
         symbols: Tokens emitted on the next frame already.
+        place: How far the tokens have come in phrases to prefer; None where there are none.
     """
 
     prefix: Prefix
     frame: int = 0
     skip: int = 0
     symbols: int = 0
+    place: Place | None = None
 
 
 class GreedyTransducer:
@@ -141,15 +145,16 @@ class GreedyTransducer:
         self._durations = config.durations
         self._max_symbols = config.max_symbols
 
-    def initial(self) -> TransducerState:
-        """The state before the first frame."""
-        return TransducerState(Prefix(self._network.initial()))
+    def initial(self, phrases: Phrases | None = None) -> TransducerState:
+        """The state before the first frame, from which on ``phrases`` are preferred."""
+        place = None if phrases is None else phrases.start
+        return TransducerState(Prefix(self._network.initial()), place=place)
 
     def decode(
         self, frames: EncoderFrames, state: TransducerState
     ) -> tuple[list[Emission], TransducerState]:
         """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
-        prefix, symbols = state.prefix, state.symbols
+        prefix, symbols, place = state.prefix, state.symbols, state.place
         projected = self._network.project(frames[state.skip :])
         emissions: list[Emission] = []
         # A block of frames joined with the predictor as it is, and the best of each.
@@ -164,6 +169,8 @@ class GreedyTransducer:
             token, duration = tokens[row], durations[row]
             symbols += 1
             if token != self._blank:
+                if place is not None:
+                    token, place = place.choose(logits[row, : self._blank])
                 frame = state.frame + state.skip + position
                 sure = confidence(logits[row, : self._blank + 1])
                 emissions.append(Emission(token, frame, duration, sure))
@@ -177,7 +184,7 @@ class GreedyTransducer:
                 position += duration
                 symbols = 0
         beyond = state.skip + position - len(frames)
-        end = TransducerState(prefix, state.frame + len(frames), beyond, symbols)
+        end = TransducerState(prefix, state.frame + len(frames), beyond, symbols, place)
         return emissions, end
 
     def _best(self, logits: Floats) -> tuple[list[int], list[int]]:
@@ -191,10 +198,19 @@ class GreedyTransducer:
 
 @dataclass(frozen=True)
 class CTCState:
-    """State of :class:`GreedyCTC`: the last frame's token, and the frames decoded so far."""
+    """State of :class:`GreedyCTC`.
 
-    last: int
+    Attributes:
+        best: The model's best token, or blank, of the last frame.
+        token: The token that was taken for it, which boosting may have changed.
+        frame: Encoder frames decoded so far.
+        place: As in :class:`TransducerState`.
+    """
+
+    best: int
+    token: int
     frame: int = 0
+    place: Place | None = None
 
 
 class GreedyCTC:
@@ -210,9 +226,10 @@ class GreedyCTC:
         self._blank = config.blank
         self._output = output
 
-    def initial(self) -> CTCState:
-        """The state before the first frame."""
-        return CTCState(self._blank)
+    def initial(self, phrases: Phrases | None = None) -> CTCState:
+        """The state before the first frame, from which on ``phrases`` are preferred."""
+        place = None if phrases is None else phrases.start
+        return CTCState(self._blank, self._blank, place=place)
 
     def decode(self, frames: EncoderFrames, state: CTCState) -> tuple[list[Emission], CTCState]:
         """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
@@ -220,16 +237,24 @@ class GreedyCTC:
         if self._output is not None:
             weight, bias = self._output
             logits = frames @ weight.T + bias
-        best = logits.argmax(axis=1)
+        last, token, place = state.best, state.token, state.place
         emissions: list[Emission] = []
-        last = state.last
-        for index, token in enumerate(best.tolist()):
-            if token not in (last, self._blank):
+        for index, best in enumerate(logits.argmax(axis=1).tolist()):
+            if best == self._blank:
+                token = best
+            elif best not in (last, token):
+                if place is None:
+                    token = best
+                else:
+                    others = logits[index, : self._blank].copy()
+                    if token != self._blank:
+                        others[token] = -np.inf  # Without a blank between it would be the same.
+                    token, place = place.choose(others)
                 emissions.append(Emission(token, state.frame + index, 1, confidence(logits[index])))
-            elif token == last != self._blank and emissions:
+            elif emissions:
                 emissions[-1] = replace(emissions[-1], duration=emissions[-1].duration + 1)
-            last = token
-        return emissions, CTCState(last, state.frame + len(frames))
+            last = best
+        return emissions, CTCState(last, token, state.frame + len(frames), place)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ class Model:
         audio: Samples | str | Path,
         context_size: ContextSize = (256, 256),
         attention: Attention = "local",
+        boost: Mapping[str, float] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Transcript:
         """Transcribe samples or a file, of any length.
@@ -130,13 +131,14 @@ class Model:
             audio: ``float32 [samples]``, mono, 16 kHz; or a file of any common format.
             context_size: As :meth:`transcribe_stream`.
             attention: As :meth:`transcribe_stream`.
+            boost: As :meth:`transcribe_stream`.
             progress: Called with the seconds of a file that have been heard.
 
         Raises:
             AudioError: The file cannot be decoded, or the samples are not as described.
             ConfigurationError: An option that cannot be used.
         """
-        with self.transcribe_stream(context_size, attention) as stream:
+        with self.transcribe_stream(context_size, attention, boost=boost) as stream:
             blocks = read_blocks(audio) if isinstance(audio, str | Path) else (audio,)
             for block in blocks:
                 stream.feed(block)

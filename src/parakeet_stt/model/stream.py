@@ -17,7 +17,7 @@ from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
 from parakeet_stt.errors import ConfigurationError, SessionClosedError
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.settings import Attention, ContextSize, Streaming
+from parakeet_stt.settings import Attention, ContextSize, Streaming, check_boost
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 T = TypeVar("T")
@@ -64,7 +64,8 @@ class StreamOptions:
         boost: Phrases to expect and their weights.
 
     Raises:
-        ConfigurationError: A context below one frame, or a choice of another name.
+        ConfigurationError: A context below one frame, a choice of another name, or a phrase with
+            nothing in it or a weight that is out of range.
     """
 
     context_size: ContextSize = (256, 256)
@@ -85,6 +86,10 @@ class StreamOptions:
             raise ConfigurationError(
                 f"streaming={self.streaming!r}: expected 'windowed' or 'upstream'"
             )
+        try:
+            check_boost(self.boost)
+        except ValueError as error:
+            raise ConfigurationError(f"boost={self.boost!r}: {error}") from error
 
     @property
     def band(self) -> LocalAttention | None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
+from parakeet_stt.model.boost import phrases_of
 from parakeet_stt.model.config import ENCODER_HOP, ModelConfig
 from parakeet_stt.model.decoder import Decoder, Emission
 from parakeet_stt.model.encoder import Encoder, EncoderFrames
@@ -103,7 +104,9 @@ class WindowedStream(Stream):
         self._mel = _Buffer(config.features)
         # Both boundaries are where a decoder's state stands.
         self._settled: list[Emission] = []
-        self._settled_state = decoder.initial()
+        weights = frozenset(options.boost.items())
+        phrases = phrases_of(config.vocabulary, weights) if weights else None
+        self._settled_state = decoder.initial(phrases)
         self._committed: list[Token] = []
         self._committed_state = self._settled_state
         self._tentative: list[Emission] = []
