@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -131,3 +132,32 @@ def test_a_library_that_cannot_serve_is_refused(library: str, message: str) -> N
     assert done.returncode != 0
     assert f"PARAKEET_BLAS={library}" in done.stderr
     assert message in done.stderr
+
+
+THREADS = """
+import json, parakeet_stt
+from threadpoolctl import threadpool_info
+def threads():
+    # scipy comes with parakeet-mlx and has a library of its own, which nothing here uses.
+    return [i["num_threads"] for i in threadpool_info() if "scipy.libs" not in i["filepath"]]
+before = threads()
+parakeet_stt.load_model("tiny", backend="mlx")
+print(json.dumps([before, threads()]))
+"""
+
+
+@linux
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one thread in any case")
+def test_a_small_model_does_not_wake_threads_for_small_products() -> None:
+    free = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    for environment, wanted in ((free, {1}), ({**free, "OPENBLAS_NUM_THREADS": "2"}, {2})):
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        before, after = json.loads(done.stdout)
+        assert min(before) > 1
+        assert set(after) == wanted

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from threadpoolctl import ThreadpoolController
+
 from parakeet_stt.errors import ConfigurationError
 
 VARIABLE = "PARAKEET_BLAS"
@@ -94,15 +96,19 @@ def _prepare(choice: str) -> Blas:
     return Blas("missing")
 
 
-def use_threads(count: int) -> None:
-    """Let the loaded library use so many threads, unless its own variable says how many.
+def use_threads(mlx: int | None = None, numpy: int | None = None) -> None:
+    """Say how many threads a BLAS may use, where it is OpenBLAS: MLX's, numpy's, or both.
 
-    OpenBLAS alone is asked; the others choose well by themselves.
+    OpenBLAS wakes its threads for small products too, and they keep their cores busy for a while
+    after each. What ``OPENBLAS_NUM_THREADS`` says stays; other libraries choose well by themselves.
     """
-    if prepare().status == "loaded" and "OPENBLAS_NUM_THREADS" not in os.environ:
-        library = ctypes.CDLL(prepare().library)
-        if hasattr(library, "openblas_set_num_threads"):
-            library.openblas_set_num_threads(count)
+    if "OPENBLAS_NUM_THREADS" in os.environ:
+        return
+    for library in ThreadpoolController().select(internal_api="openblas").lib_controllers:
+        serves_mlx = os.path.realpath(library.filepath) == prepare().library
+        count = mlx if serves_mlx else numpy
+        if count is not None:
+            library.set_num_threads(count)
 
 
 def _has_cuda_build() -> bool:

@@ -55,7 +55,7 @@ class MLXEncoder:
         self._dtype = mx.bfloat16 if precision == "bf16" else mx.float32
         if not has_gpu():
             small = config["encoder"]["d_model"] <= _SMALL_WIDTH
-            blas.use_threads(1 if small else os.cpu_count() or 1)
+            blas.use_threads(mlx=1 if small else os.cpu_count() or 1)
         self._encoder = device.run(self._load, config, weights)
 
     def encode(

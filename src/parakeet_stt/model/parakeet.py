@@ -15,7 +15,7 @@ from loguru import logger
 
 from parakeet_stt.audio import Samples, read_blocks
 from parakeet_stt.errors import ModelFormatError
-from parakeet_stt.model import hub
+from parakeet_stt.model import blas, hub
 from parakeet_stt.model.decoder import (
     Decoder,
     Floats,
@@ -230,6 +230,7 @@ def _precision(wanted: Precision, gpu: bool) -> Literal["bf16", "fp32"]:
 
 def _load(files: ModelFiles, precision: Literal["bf16", "fp32"]) -> Model:
     config, weights = files.config, _read_decoder_weights(files)
+    blas.use_threads(numpy=1)  # Decoding is done before a second one has woken up.
     encoder: Encoder
     if files.backend == "mlx":
         from parakeet_stt.model.mlx_encoder import MLXEncoder

@@ -29,7 +29,7 @@ FRAME_SECONDS = ENCODER_HOP * HOP / SAMPLE_RATE
 """Length of an encoder frame: 80 ms."""
 
 # In encoder frames; how they were chosen is in docs/benchmarks.md.
-HISTORY = 25
+HISTORY = 20
 """Frames before the committed boundary that an interim encodes along."""
 HELD_BACK = 25
 """The newest frames, which are never committed by agreement."""
@@ -39,9 +39,9 @@ RENEWED = 4
 """An interim goes back to the committed boundary when so many frames are new since one did."""
 RENEWED_IN_PAUSE = 12
 """The same in a pause, where interims in between repeat the one that heard it begin."""
-NEWEST = 8
+NEWEST = 6
 """The newest frames, which every interim decodes anew."""
-NEWEST_HISTORY = 8
+NEWEST_HISTORY = 6
 """Frames before them that an interim encodes along when it does not go further back."""
 # In mel frames of 10 ms.
 LONGEST_WINDOW = 3200
