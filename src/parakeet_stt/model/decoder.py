@@ -156,7 +156,8 @@ class GreedyTransducer:
         """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
         prefix, symbols, place = state.prefix, state.symbols, state.place
         projected = self._network.project(frames[state.skip :])
-        emissions: list[Emission] = []
+        emitted: list[tuple[int, int, int]] = []
+        heard: list[Floats] = []  # The logits of each.
         # A block of frames joined with the predictor as it is, and the best of each.
         logits, tokens, durations, first = projected, list[int](), list[int](), 0
         position = 0  # Behind the frames that the last duration skips.
@@ -171,9 +172,8 @@ class GreedyTransducer:
             if token != self._blank:
                 if place is not None:
                     token, place = place.choose(logits[row, : self._blank])
-                frame = state.frame + state.skip + position
-                sure = confidence(logits[row, : self._blank + 1])
-                emissions.append(Emission(token, frame, duration, sure))
+                emitted.append((token, state.frame + state.skip + position, duration))
+                heard.append(logits[row, : self._blank + 1])
                 prefix = prefix.followed_by(token, self._network)
                 tokens = []  # Another predictor: the block is void.
             elif duration == 0:
@@ -185,7 +185,8 @@ class GreedyTransducer:
                 symbols = 0
         beyond = state.skip + position - len(frames)
         end = TransducerState(prefix, state.frame + len(frames), beyond, symbols, place)
-        return emissions, end
+        sure = confidence(np.array(heard)).tolist() if heard else []
+        return [Emission(*what, how) for what, how in zip(emitted, sure, strict=True)], end
 
     def _best(self, logits: Floats) -> tuple[list[int], list[int]]:
         """The best token, or blank, and the best duration for each frame of a block."""
@@ -250,7 +251,8 @@ class GreedyCTC:
                     if token != self._blank:
                         others[token] = -np.inf  # Without a blank between it would be the same.
                     token, place = place.choose(others)
-                emissions.append(Emission(token, state.frame + index, 1, confidence(logits[index])))
+                sure = float(confidence(logits[index]))
+                emissions.append(Emission(token, state.frame + index, 1, sure))
             elif emissions:
                 emissions[-1] = replace(emissions[-1], duration=emissions[-1].duration + 1)
             last = best
@@ -322,7 +324,7 @@ class NumpyNetwork:
         hiddens, cells = [], []
         for (weight, bias), h, c in zip(self._layers, hidden, cell, strict=True):
             gates = weight @ np.concatenate((value, h)) + bias
-            take, forget, candidate, give = np.split(gates, 4)
+            take, forget, candidate, give = gates.reshape(4, -1)
             c = _sigmoid(forget) * c + _sigmoid(take) * np.tanh(candidate)
             value = _sigmoid(give) * np.tanh(c)
             hiddens.append(value)
@@ -331,7 +333,7 @@ class NumpyNetwork:
         return LSTMPredictor(np.stack(hiddens), np.stack(cells), weight @ value + bias)
 
 
-def confidence(logits: Floats) -> float:
+def confidence(logits: Floats) -> npt.NDArray[np.float64]:
     """How sure the model is of a choice: 0 (every token alike) to 1 (one token only).
 
     NeMo's ``entropy`` measure of type ``tsallis`` with alpha 2 and linear normalisation (Laptev
@@ -340,12 +342,16 @@ def confidence(logits: Floats) -> float:
     (docs/benchmarks.md), and its scale is that of a probability.
 
     Args:
-        logits: Of all tokens and blank, float32 [tokens + 1].
+        logits: Of all tokens and blank, float32 [..., tokens + 1].
+
+    Returns:
+        float64 [...].
     """
-    weights = np.exp(logits.astype(np.float64) - logits.max())
-    same = float((weights**2).sum() / weights.sum() ** 2)
-    guess = 1 / len(logits)
-    return (same - guess) / (1 - guess)
+    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    same = (weights**2).sum(axis=-1) / weights.sum(axis=-1) ** 2
+    guess = 1 / logits.shape[-1]
+    sure: npt.NDArray[np.float64] = (same - guess) / (1 - guess)
+    return sure
 
 
 def _sigmoid(x: Floats) -> Floats:

@@ -262,10 +262,12 @@ class _Buffer:
 
     Attributes:
         start: Mel frame, counted from the stream's beginning, of the first that is kept.
+        quiet_from: Mel frame from which only a steady quiet follows; :attr:`end` if none does.
     """
 
     def __init__(self, bins: int) -> None:
         self.start = 0
+        self.quiet_from = 0
         self._count = 0
         # Untouched memory costs nothing: a short segment uses what it needs.
         self._frames = np.empty((LONGEST_WINDOW, bins), np.float32)
@@ -289,6 +291,7 @@ class _Buffer:
         self._loudness[self._count : self._count + len(taken)] = taken.mean(axis=1)
         self._count += len(taken)
         self._statistics.add(taken)
+        self.quiet_from = self._find_quiet()
         return rest
 
     def drop(self, until: int) -> None:
@@ -299,6 +302,7 @@ class _Buffer:
             kept[: self._count - gone] = kept[gone : self._count].copy()
         self._count -= gone
         self.start = until
+        self.quiet_from = self._find_quiet()
 
     def open_window(self, begin: int) -> LogMel:
         """Frames from ``begin`` on, normalised by the statistics of all that are kept."""
@@ -319,13 +323,11 @@ class _Buffer:
         window = self._frames[begin - self.start : count]
         return statistics.normalize(np.concatenate((window, silence)))
 
-    @property
-    def quiet_from(self) -> int:
-        """Mel frame from which only a steady quiet follows.
+    def _find_quiet(self) -> int:
+        """Where a steady quiet begins; as a pause goes on this stays where it is.
 
         Quiet is what is below the middle between the quietest and the loudest frame; steady, that
-        nothing is louder than the moment before it. As a pause goes on this stays where it is.
-        Without such an end it is :attr:`end`.
+        nothing is louder than the moment before it.
         """
         loudness = self._loudness[: self._count]
         if self._count <= _QUIET:
