@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -13,11 +15,22 @@ import pytest
 from conftest import GOLDEN, RECORDINGS
 
 from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Transcript
-from parakeet_stt.errors import BacklogError, ModelNotFoundError, SessionClosedError
+from parakeet_stt.errors import (
+    AudioError,
+    BacklogError,
+    ModelNotFoundError,
+    ParakeetError,
+    SessionClosedError,
+)
 from parakeet_stt.model import device
+from parakeet_stt.model.parakeet import LARGEST_BATCH
+from parakeet_stt.model.stream import StreamOptions, Window, Work
+from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
+from parakeet_stt.schedule import Priority, Step, scheduler
 from parakeet_stt.session import MAX_BACKLOG_SECONDS, Failed, SessionState
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]
+LONG = max(RECORDINGS, key=lambda r: r.end)
 
 
 @pytest.fixture
@@ -42,6 +55,16 @@ async def speak_slowly(session: Session, samples: np.ndarray) -> Transcript:
         while session.lag >= 0.1:  # noqa: ASYNC110 (there is no event for it, nor need of one)
             await asyncio.sleep(0.001)
     return await session.flush()
+
+
+async def inference() -> None:
+    """Wait until what has been asked of the inference thread is done, and its results are here."""
+    await asyncio.wrap_future(device.submit(lambda: None))
+
+
+def spoken(transcript: Transcript) -> list[tuple[int, float, float]]:
+    begun = transcript.start
+    return [(t.id, round(t.start - begun, 6), round(t.end - begun, 6)) for t in transcript.tokens]
 
 
 async def test_a_flush_gives_the_final_and_the_session_goes_on(engine: Engine) -> None:
@@ -81,19 +104,49 @@ async def test_hypotheses_come_before_their_final_and_never_after(engine: Engine
     assert sum(isinstance(e, Hypothesis) for e in events) >= 3
 
 
-async def test_eight_sessions_at_once_hear_what_one_alone_hears(engine: Engine) -> None:
+@pytest.mark.parametrize("batch", [1, LARGEST_BATCH])
+async def test_eight_sessions_at_once_hear_what_one_alone_hears(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, batch: int
+) -> None:
     assert engine.model is not None
+    monkeypatch.setattr(engine.model, "batch", batch)
     chosen = SINGLE[:8]
     sessions = [engine.open() for _ in chosen]
     finals = await asyncio.gather(
         *(speak(s, r.samples()) for s, r in zip(sessions, chosen, strict=True))
     )
     for final, recording in zip(finals, chosen, strict=True):
-        assert final.text == engine.model.transcribe(recording.samples()).text
+        assert spoken(final) == spoken(engine.model.transcribe(recording.samples()))
     assert len(engine.sessions) == 8
     await engine.close()
     assert not engine.sessions
     assert all(session.state is SessionState.CLOSED for session in sessions)
+
+
+async def test_finals_come_in_the_order_of_their_segments_however_they_are_encoded(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """In a batch the longest windows are encoded first."""
+    assert engine.model is not None
+    monkeypatch.setattr(engine.model, "batch", LARGEST_BATCH)
+    lengths = [16_000, 64_000, 32_000, 48_000]
+    samples = np.tile(SINGLE[0].samples(), 2)
+    gate = threading.Event()
+    device.submit(gate.wait)
+    async with engine.open(interval=None) as session:
+        settled: list[int] = []
+        for number, length in enumerate(lengths):
+            session.send(samples[:length])
+            session.flush().add_done_callback(lambda _, number=number: settled.append(number))
+        gate.set()
+        await session.finish()
+        finals = [event.transcript async for event in session if isinstance(event, Final)]
+    assert settled == [0, 1, 2, 3]
+    begun = 0.0
+    for final, length in zip(finals, lengths, strict=False):
+        assert final.start == pytest.approx(begun)
+        assert spoken(final) == spoken(engine.model.transcribe(samples[:length]))
+        begun += length / 16_000
 
 
 async def test_a_final_overtakes_the_interims_that_wait(engine: Engine) -> None:
@@ -122,7 +175,7 @@ async def test_a_final_overtakes_the_interims_that_wait(engine: Engine) -> None:
     assert order[0] == "hasty Final"
 
 
-async def test_interims_that_are_behind_are_about_the_newest_audio(engine: Engine) -> None:
+async def test_interims_that_are_behind_are_one_about_the_newest_audio(engine: Engine) -> None:
     samples = SINGLE[0].samples()
     gate = threading.Event()
     device.submit(gate.wait)
@@ -131,11 +184,140 @@ async def test_interims_that_are_behind_are_about_the_newest_audio(engine: Engin
             session.send(samples[start : start + 1_600])
         assert session.lag == pytest.approx(len(samples) / 16_000)
         gate.set()
-        async for event in session:
-            assert isinstance(event, Hypothesis)
-            assert event.end == pytest.approx(len(samples) / 16_000)
-            break
+        await inference()
         assert session.lag == 0
+        await session.finish()
+        interims = [event.end async for event in session if isinstance(event, Hypothesis)]
+        assert interims == pytest.approx([len(samples) / 16_000])
+
+
+async def test_interims_come_as_often_as_the_thread_can_bear(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    samples = SINGLE[0].samples()
+    async with engine.open(interval=0.1) as session:
+        session.send(samples[:1])
+        others = scheduler.speakers - 1
+        # As on a machine that takes so long for one that it has time for one in 0.6 s.
+        monkeypatch.setattr(scheduler, "_interim_seconds", 0.42 / (others + 1))
+        assert scheduler.cadence == pytest.approx(0.6)
+        session.send(samples[1:9_500])
+        await inference()
+        assert session.lag == pytest.approx(9_500 / 16_000)
+        session.send(samples[9_500:9_700])
+        await inference()
+        assert session.lag == 0
+
+
+async def test_only_segments_that_want_interims_make_them_rarer(engine: Engine) -> None:
+    before = scheduler.speakers
+    audio = np.zeros(1_600, np.float32)
+    async with (
+        engine.open() as one,
+        engine.open() as two,
+        engine.open(interval=None) as finals_only,
+        engine.open(preroll=0.5) as silent,
+    ):
+        for session in (one, two, finals_only, silent):
+            session.send(audio)
+        assert scheduler.speakers - before == 2
+        one.configure(StreamOptions(), interval=None, preroll=None)  # From its next segment on.
+        assert scheduler.speakers - before == 2
+        await one.flush()
+        one.send(audio)
+        assert scheduler.speakers - before == 1
+        silent.begin()
+        assert scheduler.speakers - before == 2
+        two.abort()
+        assert scheduler.speakers - before == 1
+        await silent.finish()
+        assert scheduler.speakers == before
+    assert scheduler.speakers == before
+
+
+async def speak_until_speculated(session: Session, samples: np.ndarray) -> np.ndarray:
+    """Speak, then be silent until the final has been made; gives all that was sent."""
+    samples = np.pad(samples, (0, 160_000))
+    for start in range(0, len(samples), 1_600):
+        session.send(samples[start : start + 1_600])
+        for _ in range(3):  # Interim, speculation, and what the loop makes of them.
+            await inference()
+        assert session._segment is not None
+        sent = samples[: start + 1_600]
+        if session._segment.speculated and len(sent) > len(samples) - 160_000:
+            return sent
+    raise AssertionError("no final was made in ten seconds of silence")
+
+
+async def test_a_final_is_ready_before_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    assert engine.model is not None
+    session = engine.open()
+    heard = await speak_until_speculated(session, SINGLE[0].samples())
+    encode, encoded = engine.model.encoder.encode, []
+    monkeypatch.setattr(
+        engine.model.encoder, "encode", lambda *args: encoded.append(args) or encode(*args)
+    )
+    transcript = await session.flush()
+    assert not encoded
+    monkeypatch.undo()
+    session.abort()
+    (final,) = [event async for event in session if isinstance(event, Final)]
+    assert final == Final(transcript, speculated=True)
+    assert transcript.text
+    assert spoken(transcript) == spoken(engine.model.transcribe(heard))
+
+
+async def test_a_final_that_was_ready_is_dropped_when_speech_goes_on(engine: Engine) -> None:
+    assert engine.model is not None
+    session = engine.open()
+    heard = await speak_until_speculated(session, SINGLE[0].samples())
+    more = SINGLE[1].samples()[: int(SINGLE[1].end * 16_000) - 1_600]  # Broken off.
+    assert (await speak(session, more)).text
+    session.abort()
+    (final,) = [event async for event in session if isinstance(event, Final)]
+    assert not final.speculated
+    offline = engine.model.transcribe(np.concatenate((heard, more)))
+    assert spoken(final.transcript) == spoken(offline)
+    assert len(offline.words) > len(engine.model.transcribe(heard).words)
+
+
+async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_pause(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """The thread is kept from speculating until two interims have seen the same pause."""
+    assert engine.model is not None
+    model = engine.model
+    monkeypatch.setattr(model, "batch", LARGEST_BATCH)
+    lengths: list[int] = []
+    encode = model.encoder.encode
+
+    def note(windows: list[np.ndarray], *args: object) -> object:
+        lengths.append(len(windows))
+        return encode(windows, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model.encoder, "encode", note)
+    first, second = threading.Event(), threading.Event()
+    samples = np.pad(SINGLE[0].samples(), (0, 8_000))
+    other = type("Other", (), {"batch": 1})()  # A model of its own, so that no batch holds both.
+    async with asyncio.timeout(60), engine.open(interval=0.1) as session:
+        session.send(samples)
+        segment = session._segment
+        assert segment is not None
+        device.submit(first.wait)  # Behind the interim.
+        while not session._events:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.001)
+        session.send(np.zeros(1_600, np.float32))  # The next interim.
+        scheduler.add(Step(Priority.INTERIM, other, lambda: second.wait() and None, print))
+        first.set()
+        while segment.queued:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        second.set()
+        for _ in range(3):
+            await inference()
+        assert segment.speculated
+        assert lengths == [1, 1]  # An interim, which the next one repeats, and one speculation.
 
 
 async def test_audio_is_bounded_and_what_was_heard_is_kept(engine: Engine) -> None:
@@ -145,11 +327,94 @@ async def test_audio_is_bounded_and_what_was_heard_is_kept(engine: Engine) -> No
     samples = SINGLE[0].samples()
     async with engine.open(interval=None) as session:
         session.send(samples)
-        with pytest.raises(BacklogError, match="wait for inference"):
+        with pytest.raises(BacklogError, match=r"^300\.0 s of audio were sent while \d\.\d s wait"):
             session.send(np.zeros(int(16_000 * MAX_BACKLOG_SECONDS), np.float32))
         gate.set()
         assert (await session.flush()).text == engine.model.transcribe(samples).text
+        with pytest.raises(
+            BacklogError, match=r"^300\.1 s of .* at most 300 s are kept.*Session.lag"
+        ):
+            session.send(np.zeros(int(16_000 * (MAX_BACKLOG_SECONDS + 0.1)), np.float32))
         assert (await speak(session, samples)).text
+
+
+async def test_hours_may_be_sent_as_fast_as_they_are_heard() -> None:
+    """More than may wait: whoever sends is told, waits, and sends the rest."""
+    engine = Engine("tiny", backend="onnx")
+    model = await engine.start()
+    samples = np.tile(LONG.samples(), 10)
+    assert len(samples) > 1.1 * MAX_BACKLOG_SECONDS * 16_000
+    gate = threading.Event()
+    device.submit(gate.wait)
+    refused: list[ParakeetError] = []
+    async with asyncio.timeout(120), engine.open(interval=None) as session:
+        for piece in np.split(samples, range(50_000, len(samples), 50_000)):
+            while True:
+                try:
+                    session.send(piece)
+                    break
+                except ParakeetError as error:
+                    refused.append(error)
+                    gate.set()
+                    await inference()
+            assert session.lag <= MAX_BACKLOG_SECONDS
+        while session.lag >= 2.0:
+            await inference()
+        assert session._segment is not None
+        stream = session._segment._stream
+        assert isinstance(stream, WindowedStream)
+        assert stream._mel.end - stream._mel.start <= LONGEST_WINDOW
+        assert not stream._pieces
+        final = await session.flush()
+        assert session.seconds == len(samples) / 16_000
+    assert refused
+    assert all(isinstance(error, BacklogError) for error in refused)
+    assert spoken(final) == spoken(model.transcribe(samples))
+
+
+@pytest.mark.parametrize("backend", ["onnx"])
+@pytest.mark.parametrize("open_segment", [True, False], ids=["in speech", "before it"])
+async def test_bad_samples_are_refused_and_the_session_goes_on(
+    engine: Engine, open_segment: bool
+) -> None:
+    assert engine.model is not None
+    samples = SINGLE[0].samples()
+    bad: dict[str, object] = {
+        r"got shape \(1600, 2\)": np.zeros((1_600, 2), np.float32),
+        r"got shape \(\)": None,
+        "got <U1": ["a", "b"],
+        "got int32": np.zeros(1_600, np.int32),
+        "not finite.* at 1 of 3": [0.0, np.nan, 0.0],
+        "not finite.* at 0 of 1": [np.inf],
+        "got one of 1e": np.full(1_600, 1e30, np.float32),
+    }
+    async with engine.open(preroll=None if open_segment else 30.0) as session:
+        session.send(samples[:16_000])
+        for message, audio in bad.items():
+            with pytest.raises(AudioError, match=message):
+                session.send(audio)
+            session.send(np.zeros(0, np.float32))
+            session.send([])
+        assert session.seconds == 1.0
+        assert session.state is (SessionState.SPEAKING if open_segment else SessionState.IDLE)
+        session.begin()
+        final = await speak(session, samples[16_000:])
+        assert spoken(final) == spoken(engine.model.transcribe(samples))
+
+
+async def test_whoever_sends_may_use_the_array_again(engine: Engine) -> None:
+    """As sound cards' callbacks do."""
+    assert engine.model is not None
+    samples = SINGLE[0].samples()
+    buffer = np.zeros(1_600, np.float32)
+    async with engine.open(preroll=0.3) as session:
+        for number, piece in enumerate(np.split(samples, range(1_600, len(samples), 1_600))):
+            buffer[: len(piece)] = piece
+            session.send(buffer[: len(piece)])
+            if number == 2:
+                session.begin()
+        final = await session.flush()
+        assert spoken(final) == spoken(engine.model.transcribe(samples))
 
 
 async def test_the_preroll_belongs_to_the_segment_and_earlier_audio_does_not(
@@ -179,22 +444,25 @@ async def test_flushing_without_a_segment_is_an_empty_final(engine: Engine) -> N
 
 
 async def test_cancelling_whoever_awaits_a_flush_loses_nothing(engine: Engine) -> None:
+    assert engine.model is not None
     session = engine.open()
-    session.send(SINGLE[0].samples())
     gate = threading.Event()
     device.submit(gate.wait)
+    session.send(SINGLE[0].samples())
 
     async def wait() -> None:
-        await asyncio.shield(session.flush())
+        await session.flush()
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0)
     waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    session.send(SINGLE[1].samples())
     gate.set()
     await session.finish()
     finals = [e.transcript.text async for e in session if isinstance(e, Final)]
-    assert len(finals) == 1
-    assert finals[0]
+    assert finals == [engine.model.transcribe(r.samples()).text for r in SINGLE[:2]]
 
 
 async def test_an_aborted_session_ends_its_events_and_refuses_more(engine: Engine) -> None:
@@ -227,6 +495,68 @@ async def test_an_error_stays_in_its_session(engine: Engine) -> None:
     assert any([isinstance(e, Failed) async for e in _so_far(ill)])
     assert (await speak(healthy, SINGLE[1].samples())).text
     assert (await speak(ill, SINGLE[1].samples())).text, "the session did not go on"
+
+
+async def test_interims_go_on_after_one_that_failed(engine: Engine) -> None:
+    samples = SINGLE[0].samples()
+    async with asyncio.timeout(60), engine.open(interval=0.1) as session:
+        session.begin()
+        segment = session._segment
+        assert segment is not None
+        interim, failed = segment.interim, threading.Event()
+
+        def fail() -> Work[Hypothesis]:
+            yield from segment.hear()
+            segment.interim = interim  # type: ignore[method-assign]
+            failed.set()
+            raise MemoryError("no memory on the device")
+
+        segment.interim = fail  # type: ignore[method-assign]
+        session.send(samples[:8_000])
+        await asyncio.to_thread(failed.wait)
+        while segment.queued:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.001)
+        session.send(samples[8_000:])
+        async for event in session:
+            assert isinstance(event, Hypothesis)
+            break
+        assert spoken(await session.finish()) == spoken(engine.model.transcribe(samples))
+
+
+async def test_a_window_that_fails_in_a_batch_leaves_the_other_finals_right(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    assert engine.model is not None
+    model = engine.model
+    monkeypatch.setattr(model, "batch", LARGEST_BATCH)
+    chosen = SINGLE[:3]
+    gate = threading.Event()
+    device.submit(gate.wait)
+    sessions = [engine.open(interval=None) for _ in chosen]
+    ill = engine.open(interval=None)
+    ill.send(SINGLE[0].samples())
+    assert ill._segment is not None
+
+    def fail() -> Work[Transcript]:
+        frames = yield Window(np.zeros((300, 7), np.float32), StreamOptions().band)
+        raise AssertionError(f"seven bins were encoded: {frames.shape}")
+
+    ill._segment.final = fail  # type: ignore[method-assign]
+    failing = ill.flush()
+    finals = []
+    for session, recording in zip(sessions, chosen, strict=True):
+        session.send(recording.samples())
+        finals.append(session.flush())
+    gate.set()
+    for final, recording in zip(finals, chosen, strict=True):
+        assert spoken(await final) == spoken(model.transcribe(recording.samples()))
+    error = failing.exception()
+    assert error is not None
+    assert not isinstance(error, AssertionError)
+    assert [e async for e in _so_far(ill)] == [Failed(error)]
+    assert spoken(await speak(ill, SINGLE[3].samples())) == spoken(
+        model.transcribe(SINGLE[3].samples())
+    )
 
 
 async def _so_far(session: Session) -> AsyncIterator[object]:
@@ -290,3 +620,29 @@ async def test_the_event_loop_is_not_held_up_by_inference(engine: Engine) -> Non
     await watching
     assert len(pauses) > 3
     assert sorted(pauses)[int(0.9 * len(pauses))] < worked / 4
+
+
+@pytest.mark.parametrize("backend", ["mlx", "onnx"])
+def test_a_program_may_end_while_something_is_being_heard(backend: str) -> None:
+    program = f"""
+import threading
+import numpy as np
+from parakeet_stt import load_model
+from parakeet_stt.model import device
+
+model, begun = load_model("tiny", backend="{backend}"), threading.Event()
+windows = [np.zeros((3_000, model.config.features), np.float32)] * 8
+
+def work():
+    begun.set()
+    model.encoder.encode(windows, None)
+
+device.submit(work)
+device.submit(model.transcribe, np.zeros(16_000, np.float32))
+begun.wait()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -349,12 +349,18 @@ async def test_a_model_that_cannot_be_loaded_makes_the_service_unusable() -> Non
     assert "no such model: './nowhere'" in errors[0].error
 
 
-async def test_audio_that_is_no_audio_is_an_error_and_the_rest_is_heard() -> None:
+@pytest.mark.parametrize(
+    ("audio", "rate", "message"),
+    [(b"\0\0\0", 16_000, "3 bytes"), (b"\0\0", 100, "sample rate 100 Hz: expected 4000 to")],
+)
+async def test_audio_that_is_no_audio_is_an_error_and_the_rest_is_heard(
+    audio: bytes, rate: int, message: str
+) -> None:
     frames = spoken(0)
-    frames.insert(30, InputAudioRawFrame(b"\0\0\0", 16_000, 1))
+    frames.insert(30, InputAudioRawFrame(audio, rate, 1))
     down, up = await run_test(service(), frames_to_send=frames, start_timeout=30)
     (error,) = [frame for frame in up if isinstance(frame, ErrorFrame)]
-    assert "3 bytes" in error.error
+    assert message in error.error
     assert [f.text for f in finals(down)] == [SINGLE[0].text]
 
 

@@ -224,10 +224,11 @@ def test_a_final_made_in_a_pause_is_dropped_when_speech_goes_on(model: Model) ->
         assert spoken(stream.finish()) == spoken(model.transcribe(samples))
 
 
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "in the midst of a long piece"])
 def test_nothing_heard_is_lost_when_a_window_fails_to_be_encoded(
-    monkeypatch: pytest.MonkeyPatch, model: Model
+    monkeypatch: pytest.MonkeyPatch, model: Model, times: int
 ) -> None:
-    samples = LONG.samples()
+    samples = np.tile(LONG.samples(), times)
     encode = model.encoder.encode
     with model.transcribe_stream() as stream:
         stream.feed(samples[:160_000])
@@ -282,7 +283,14 @@ def test_words_have_times_within_the_speech_and_confidences(model: Model) -> Non
 def test_a_finished_stream_refuses_more() -> None:
     stream = load_model("tiny").transcribe_stream()
     stream.finish()
-    for call in (lambda: stream.add_audio(np.zeros(10, np.float32)), stream.finish):
+    some = np.zeros(10, np.float32)
+    for call in (
+        lambda: stream.add_audio(some),
+        lambda: stream.feed(some),
+        stream.hypothesis,
+        stream.finish,
+        stream.speculating,
+    ):
         with pytest.raises(SessionClosedError, match="finished"):
             call()
 
@@ -290,20 +298,38 @@ def test_a_finished_stream_refuses_more() -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (np.zeros((2, 100), np.float32), "mono"),
-        (np.zeros(100, np.int32), "int32"),
-        (np.array([0.1, np.nan], np.float32), "finite"),
+        (np.zeros((2, 100), np.float32), r"shape \[samples\], got shape \(2, 100\)"),
+        (None, r"got shape \(\)"),
+        (b"\0\0", r"got shape \(\)"),
+        ([[0.1], [0.1, 0.2]], "shape \\[samples\\], got .*inhomogeneous"),
+        (np.zeros(100, np.int32), "float32 or int16, got int32"),
+        ([1, 2, 3], "float32 or int16, got int64"),
+        (np.zeros(100, bool), "float32 or int16, got bool"),
+        (np.zeros(100, np.complex64), "float32 or int16, got complex64"),
+        (["0.1", "0.2"], "float32 or int16, got <U3"),
+        ([0.1, None], "float32 or int16, got object"),
+        (np.array([0.1, np.nan], np.float32), "not finite numbers, the first of them at 1 of 2"),
+        (np.array([0.1, 0.2, -np.inf], np.float32), "not finite numbers, the first of them at 2"),
+        (np.array([1e300, 0.1]), "not finite numbers"),
+        (np.array([0.1, -1e20], np.float32), "within -1 to 1, got one of 1e\\+20"),
     ],
 )
-def test_bad_samples_are_refused_and_what_was_heard_is_kept(
-    samples: np.ndarray, message: str
-) -> None:
+def test_bad_samples_are_refused_and_what_was_heard_is_kept(samples: object, message: str) -> None:
     model, recording = load_model("tiny"), SINGLE[0]
     with model.transcribe_stream() as stream:
-        stream.feed(recording.samples())
-        with pytest.raises(AudioError, match=message):
-            stream.add_audio(samples)
+        stream.feed(recording.samples()[:24_000])
+        for call in (stream.add_audio, stream.feed):
+            with pytest.raises(AudioError, match=message):
+                call(samples)
+        assert stream.seconds == 1.5
+        stream.feed(recording.samples()[24_000:])
         assert spoken(stream.finish()) == spoken(model.transcribe(recording.samples()))
+
+
+def test_samples_that_were_not_scaled_are_heard(model: Model) -> None:
+    """Loudness is normalised away, so floats of 16 bits do no harm."""
+    samples = SINGLE[0].samples()
+    assert model.transcribe(samples * 32768).text == model.transcribe(samples).text != ""
 
 
 @pytest.mark.parametrize("context", [(0, 256), (256, 0), (256,), ("a", "b")])

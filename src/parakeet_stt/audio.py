@@ -25,6 +25,7 @@ SAMPLE_RATE = 16_000
 """Hz; what every Parakeet model hears."""
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000
+_LOUDEST = 2.0**31  # 32-bit samples that were not scaled; far beyond, power spectra overflow.
 
 
 def as_samples(audio: Any) -> Samples:
@@ -36,7 +37,10 @@ def as_samples(audio: Any) -> Samples:
     Raises:
         AudioError: Another shape or kind of number, or a value that is not finite.
     """
-    array = np.asarray(audio)
+    try:
+        array = np.asarray(audio)
+    except ValueError as error:  # Lists of several lengths.
+        raise AudioError(f"expected mono samples of shape [samples], got {error}") from error
     if array.ndim != 1:
         raise AudioError(f"expected mono samples of shape [samples], got shape {array.shape}")
     if array.dtype == np.int16:
@@ -44,9 +48,15 @@ def as_samples(audio: Any) -> Samples:
         return scaled
     if not np.issubdtype(array.dtype, np.floating):
         raise AudioError(f"expected samples as float32 or int16, got {array.dtype}")
-    samples = array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        samples = array.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
-        raise AudioError("the audio has samples that are not finite numbers")
+        raise AudioError(
+            f"expected samples within -1 to 1, got some that are not finite numbers, the first of "
+            f"them at {np.flatnonzero(~np.isfinite(samples))[0]} of {len(samples)}"
+        )
+    if (loudest := np.abs(samples).max(initial=0)) > _LOUDEST:
+        raise AudioError(f"expected samples within -1 to 1, got one of {loudest:.3g}")
     return samples
 
 

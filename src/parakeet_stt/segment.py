@@ -24,18 +24,27 @@ class Segment:
     Attributes:
         engine: Whose model hears it.
         waiting: Samples that have not been heard yet.
+        interval: Shortest time between its interims, in seconds of audio; None for none.
         queued: Whether a step that will hear them waits for its turn.
+        speculating: Whether a step that will speculate waits for its turn.
+        failing: Whether the last interim failed.
 
     Args:
         engine: Whose model hears it.
         options: How to listen.
         start: Seconds at which it begins.
+        interval: As the attribute.
     """
 
-    def __init__(self, engine: Engine, options: StreamOptions, start: float) -> None:
+    def __init__(
+        self, engine: Engine, options: StreamOptions, start: float, interval: float | None
+    ) -> None:
         self.engine = engine
         self.waiting = 0
+        self.interval = interval
         self.queued = False
+        self.speculating = False
+        self.failing = False
         self._options = options
         self._start = start
         self._stream: Stream | None = None

@@ -93,7 +93,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
-        self._finals: dict[asyncio.Future[Transcript], Segment] = {}  # On their way.
+        self._finals: dict[asyncio.Future[Transcript], Segment] = {}  # On their way, in order.
+        self._ready: dict[asyncio.Future[Transcript], Final | Failed] = {}  # Before their turn.
         self._history: deque[Samples] = deque()
         self._history_samples = 0
         self._heard = 0
@@ -154,12 +155,13 @@ class Session:
                 session goes on once inference has caught up.
         """
         self._check_open()
-        audio = as_samples(samples)
+        audio = np.array(as_samples(samples))  # Whoever sends may use the array again.
         if self.lag + len(audio) / SAMPLE_RATE > MAX_BACKLOG_SECONDS:
             raise BacklogError(
-                f"{self.lag:.0f} s of audio wait for inference already; at most "
-                f"{MAX_BACKLOG_SECONDS:.0f} s are kept. The machine is too slow for this many "
-                f"sessions or this model, or audio is sent faster than it is spoken."
+                f"{len(audio) / SAMPLE_RATE:.1f} s of audio were sent while {self.lag:.1f} s wait "
+                f"for inference already; at most {MAX_BACKLOG_SECONDS:.0f} s are kept. The machine "
+                f"is too slow for this many sessions or this model, or audio is sent faster than "
+                f"it is spoken: send less at once, and the rest when Session.lag has fallen."
             )
         if self._segment is None and self._preroll is None:
             self._open_segment(self.seconds)
@@ -260,16 +262,16 @@ class Session:
         self.abort()
 
     def _open_segment(self, start: float) -> Segment:
-        self._segment = Segment(self._engine, self._options, start)
+        self._segment = Segment(self._engine, self._options, start, self._interval)
         self._state = SessionState.SPEAKING
-        scheduler.speakers += 1
+        scheduler.speakers += self._segment.interval is not None
         return self._segment
 
     def _end_segment(self) -> Segment | None:
         segment, self._segment = self._segment, None
         if segment is not None:
             self._state = SessionState.IDLE
-            scheduler.speakers -= 1
+            scheduler.speakers -= segment.interval is not None
         return segment
 
     def _remember(self, audio: Samples) -> None:
@@ -289,11 +291,11 @@ class Session:
         model = segment.engine.model
         if segment.queued or model is None:
             return
-        interval = max(self._interval or _HEARING_SECONDS, scheduler.cadence)
+        interval = max(segment.interval or _HEARING_SECONDS, scheduler.cadence)
         if segment.waiting < interval * SAMPLE_RATE:
             return
         segment.queued = True
-        work = segment.hear if self._interval is None else segment.interim
+        work = segment.hear if segment.interval is None else segment.interim
 
         def done(heard: Any, error: Exception | None) -> None:
             call_soon(self._loop, self._interim_ready, segment, heard, error, segment.paused)
@@ -305,11 +307,14 @@ class Session:
     def _interim_ready(
         self, segment: Segment, heard: Any, error: Exception | None, paused: bool
     ) -> None:
-        if error is not None:
-            # No more of them for this segment: the final will meet the same and tell the caller.
-            logger.warning(f"an interim failed: {error}")
-            return
         segment.queued = False
+        if error is not None:
+            # What was heard is kept, and the next audio tries again.
+            if not segment.failing:
+                logger.warning(f"interims of a segment fail: {error}")
+            segment.failing = True
+            return
+        segment.failing = False
         if self._segment is not segment:
             return
         if isinstance(heard, Hypothesis):
@@ -320,13 +325,17 @@ class Session:
 
     def _queue_speculation(self, segment: Segment) -> None:
         """Have the final made while the caller is still waiting for the pause to become an end."""
+        if segment.speculating:
+            return
         assert segment.engine.model is not None
+        segment.speculating = True
 
         def done(_: None, error: Exception | None) -> None:
             if error is not None:
                 logger.debug(f"a final was not ready early: {error}")
 
         def start() -> Work[None] | None:
+            segment.speculating = False
             wanted = self._segment is segment and segment.paused
             return segment.speculation() if wanted else None
 
@@ -339,33 +348,37 @@ class Session:
         if error is None:
             self._queue_final(segment, result)
         else:
-            self._final_ready(result, None, error)
+            self._final_ready(result, Failed(error))
 
     def _queue_final(self, segment: Segment, result: asyncio.Future[Transcript]) -> None:
         assert segment.engine.model is not None
 
         def done(transcript: Transcript | None, error: Exception | None) -> None:
-            final = None if transcript is None else Final(transcript, segment.speculated)
-            call_soon(self._loop, self._final_ready, result, final, error)
+            if transcript is not None:
+                outcome: Final | Failed = Final(transcript, segment.speculated)
+            else:
+                assert error is not None
+                outcome = Failed(error)
+            call_soon(self._loop, self._final_ready, result, outcome)
 
-        # Aborted meanwhile, nobody waits for it.
-        start = lambda: None if result.done() else segment.final()  # noqa: E731
+        # Of a session that was aborted meanwhile, nobody wants it.
+        start = lambda: segment.final() if result in self._finals else None  # noqa: E731
         scheduler.add(Step(Priority.FINAL, segment.engine.model, start, done))
 
-    def _final_ready(
-        self,
-        result: asyncio.Future[Transcript],
-        final: Final | None,
-        error: BaseException | None,
-    ) -> None:
-        if self._finals.pop(result, None) is None:
+    def _final_ready(self, result: asyncio.Future[Transcript], outcome: Final | Failed) -> None:
+        if result not in self._finals:
             return  # Aborted meanwhile.
-        if final is not None:
-            self._emit(final)
-            settle(result, final.transcript, None)
-        elif error is not None:
-            self._emit(Failed(error))
-            settle(result, None, error)
+        self._ready[result] = outcome
+        # Of several in a batch, and of several engines, a later one may be done first.
+        while self._finals and (first := next(iter(self._finals))) in self._ready:
+            del self._finals[first]
+            event = self._ready.pop(first)
+            self._emit(event)
+            match event:
+                case Final():
+                    settle(first, event.transcript, None)
+                case Failed():
+                    settle(first, None, event.error)
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Hypothesis) and self._events:
@@ -383,6 +396,7 @@ class Session:
         for result in self._finals:
             settle(result, None, SessionClosedError("the session was closed before its final"))
         self._finals.clear()
+        self._ready.clear()
         self._forget_history()
         self._engine._sessions.discard(self)
         self._events.append(None)

@@ -7,6 +7,8 @@ happens on one thread: loading, warm-up, encoding. :func:`run` hands it a functi
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -34,6 +36,30 @@ def _work() -> None:
 # A daemon, and not an executor's thread: those are joined before exit handlers run, and MLX's
 # threads crash the process when the thread that made their streams ends before them.
 threading.Thread(target=_work, name="parakeet-inference", daemon=True).start()
+
+_LAST_JOB_SECONDS = 10.0
+
+
+def _come_to_rest() -> None:
+    """Let the job that runs end, and start no other.
+
+    A thread that comes back from a library's code when the interpreter has gone away ends the
+    process with an abort (``terminate called without an active exception``).
+    """
+    resting = threading.Event()
+
+    def rest() -> None:
+        resting.set()
+        threading.Event().wait()
+
+    with contextlib.suppress(queue.Empty):
+        while True:
+            _jobs.get_nowait()
+    _jobs.put(rest)
+    resting.wait(_LAST_JOB_SECONDS)
+
+
+atexit.register(_come_to_rest)
 
 
 def submit(function: Callable[..., T], *arguments: Any) -> Future[T]:

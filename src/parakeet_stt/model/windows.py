@@ -10,6 +10,7 @@ alone, so that ``transcribe()``, which is this stream fed at once, gives the sam
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,9 @@ class WindowedStream(Stream):
         self._held_back = min(HELD_BACK, right)
         self._oldest_tentative = min(OLDEST_TENTATIVE, right)
         self._frontend = LogMelStream(config.features)
-        self._waiting: list[LogMel] = []  # What the buffer has no room for yet.
+        # What was heard and is not in the buffer yet.
+        self._pieces: deque[Samples] = deque()
+        self._waiting = np.zeros((0, config.features), np.float32)
         self._mel = _Buffer(config.features)
         # Both boundaries are where a decoder's state stands.
         self._settled: list[Emission] = []
@@ -133,18 +136,23 @@ class WindowedStream(Stream):
     def _hear(self, audio: Samples) -> Work[None]:
         # Piece by piece, so that an hour fed at once needs no more memory than one fed slowly.
         for start in range(0, len(audio), SAMPLE_RATE * 10):
-            self._waiting.append(self._frontend.push(audio[start : start + SAMPLE_RATE * 10]))
-            yield from self._take_in()
+            self._pieces.append(audio[start : start + SAMPLE_RATE * 10])
+        yield from self._take_in()
 
     def _take_in(self) -> Work[None]:
-        """Move what waits into the buffer, and settle windows as they fill."""
-        while self._waiting:
-            # Should a window fail to be encoded, the rest is still there for the next call.
-            self._waiting[0] = self._mel.append(self._waiting[0])
-            if len(self._waiting[0]) == 0:
-                del self._waiting[0]
+        """Move what waits into the buffer, and settle windows as they fill.
+
+        Should a window fail to be encoded, the rest is still there for the next call.
+        """
+        while True:
             if self._mel.full:
                 yield from self._settle_window()
+            elif len(self._waiting):
+                self._waiting = self._mel.append(self._waiting)
+            elif self._pieces:
+                self._waiting = self._frontend.push(self._pieces.popleft())
+            else:
+                return
 
     def _settle_window(self) -> Work[None]:
         """Decode a full window up to its look-ahead for good, and move on."""
@@ -224,7 +232,8 @@ class WindowedStream(Stream):
         self._speculation = _Speculation((yield from self._final_pass(end)), end)
 
     def _finish(self) -> Work[Transcript]:
-        self._waiting.append(self._frontend.finish())
+        yield from self._take_in()
+        self._waiting = self._frontend.finish()
         yield from self._take_in()
         if self._speculation is not None and self.speculated:
             emissions = self._speculation.emissions
