@@ -261,10 +261,10 @@ class GreedyCTC:
 
 @dataclass(frozen=True)
 class LSTMPredictor:
-    """A prediction network's state: hidden and cell ``[layers, width]``, and its joint output."""
+    """A prediction network's state: hidden and cell ``[width]`` by layer, and its joint output."""
 
-    hidden: Floats
-    cell: Floats
+    hidden: tuple[Floats, ...]
+    cell: tuple[Floats, ...]
     projected: Floats
 
 
@@ -286,10 +286,8 @@ class NumpyNetwork:
         self._layers = [
             (
                 # Input and hidden state are multiplied in one product.
-                np.ascontiguousarray(
-                    np.hstack((weights[f"{prefix}.{i}.Wx"], weights[f"{prefix}.{i}.Wh"]))
-                ),
-                weights[f"{prefix}.{i}.bias"],
+                _gates(np.hstack((weights[f"{prefix}.{i}.Wx"], weights[f"{prefix}.{i}.Wh"]))),
+                _gates(weights[f"{prefix}.{i}.bias"]),
             )
             for i in range(layers)
         ]
@@ -301,7 +299,7 @@ class NumpyNetwork:
     def initial(self) -> LSTMPredictor:
         """The predictor after an embedding of zeros, which is what NeMo starts from."""
         width = len(self._layers[0][1]) // 4
-        zeros = np.zeros((len(self._layers), width), np.float32)
+        zeros = (np.zeros(width, np.float32),) * len(self._layers)
         return self._step(np.zeros(self._embedding.shape[1], np.float32), zeros, zeros)
 
     def advance(self, token: int, predictor: LSTMPredictor) -> LSTMPredictor:
@@ -320,17 +318,26 @@ class NumpyNetwork:
         logits: Floats = self._activation(projected + predictor.projected) @ weight.T + bias
         return logits
 
-    def _step(self, value: Floats, hidden: Floats, cell: Floats) -> LSTMPredictor:
+    def _step(
+        self, value: Floats, hidden: tuple[Floats, ...], cell: tuple[Floats, ...]
+    ) -> LSTMPredictor:
         hiddens, cells = [], []
         for (weight, bias), h, c in zip(self._layers, hidden, cell, strict=True):
             gates = weight @ np.concatenate((value, h)) + bias
-            take, forget, candidate, give = gates.reshape(4, -1)
-            c = _sigmoid(forget) * c + _sigmoid(take) * np.tanh(candidate)
-            value = _sigmoid(give) * np.tanh(c)
+            width = len(c)
+            take, forget, give = _sigmoid(gates[: 3 * width]).reshape(3, width)
+            c = forget * c + take * np.tanh(gates[3 * width :])
+            value = give * np.tanh(c)
             hiddens.append(value)
             cells.append(c)
         weight, bias = self._predictor
-        return LSTMPredictor(np.stack(hiddens), np.stack(cells), weight @ value + bias)
+        return LSTMPredictor(tuple(hiddens), tuple(cells), weight @ value + bias)
+
+
+def _gates(value: Floats) -> Floats:
+    """Rows of an LSTM's input, forget, candidate and output gate, the candidate's last."""
+    take, forget, candidate, give = np.split(value, 4)
+    return np.concatenate((take, forget, give, candidate))
 
 
 def confidence(logits: Floats) -> npt.NDArray[np.float64]:

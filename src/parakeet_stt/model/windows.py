@@ -52,7 +52,7 @@ PADDING = 32
 _SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
 _SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
 
-_QUIET = 18  # A pause is quiet for so long before a final leaves out the rest of it.
+_QUIET = 17  # A pause is quiet for so long before a final leaves out the rest of it.
 _LOUDER = 1.0  # Mean log-mel by which a frame of a pause may be louder than its beginning.
 _SILENCE = float(np.log(np.float32(2.0**-24)))  # Raw log-mel of digital silence.
 
@@ -342,10 +342,12 @@ class _Buffer:
         if self._count <= _QUIET:
             return self.end
         middle = (loudness.min() + loudness.max()) / 2
-        loud = np.flatnonzero(loudness >= middle)[-1] + 1
-        first = loud + _QUIET
-        edges = np.arange(first, self._count, ENCODER_HOP)
-        before = np.lib.stride_tricks.sliding_window_view(loudness, _QUIET)[edges - _QUIET]
-        after = np.maximum.accumulate(loudness[::-1])[::-1][edges]
-        steady = edges[after <= before.max(axis=1) + _LOUDER]
-        return self.start + int(steady[0]) if len(steady) else self.end
+        loud = int(np.flatnonzero(loudness >= middle)[-1]) + 1
+        tail = loudness[loud:]
+        edges = np.arange(_QUIET, len(tail), ENCODER_HOP)
+        if len(edges) == 0:
+            return self.end
+        before = np.lib.stride_tricks.sliding_window_view(tail, _QUIET)[edges - _QUIET].max(axis=1)
+        after = np.maximum.accumulate(tail[::-1])[::-1][edges]
+        steady = edges[after <= before + _LOUDER]
+        return self.start + loud + int(steady[0]) if len(steady) else self.end
