@@ -78,3 +78,16 @@ def test_a_hypothesis_is_committed_text_and_tentative_text() -> None:
     assert hypothesis.text == "Hello, world."
     assert hypothesis.committed == "Hello, wor"
     assert hypothesis.tentative == "ld."
+
+
+def test_a_hypothesis_that_commits_more_says_the_same_as_one_made_at_once() -> None:
+    tokens = transcript().tokens
+    grown = Hypothesis().followed_by(tokens[:2], tokens[2:3], 1.0)
+    grown = grown.followed_by((), tokens[2:4], 1.5).followed_by(tokens[2:4], tokens[4:6], 2.0)
+    made = Hypothesis(tokens[:4], tokens[4:6], 2.0)
+    assert grown == made
+    assert (grown.text, grown.committed, grown.tentative) == (
+        made.text,
+        made.committed,
+        made.tentative,
+    )

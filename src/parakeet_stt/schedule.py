@@ -26,7 +26,7 @@ from parakeet_stt.model.stream import Window, Work
 
 T = TypeVar("T")
 
-RESERVE = 0.3
+RESERVE = 0.2
 """Share of the inference thread's time that interims leave to finals."""
 
 LONGEST_BATCH_SECONDS = 0.04

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +19,7 @@ WORD_MARK = "\u2581"
 _SENTENCE_END = (".", "?", "!", "。", "？", "！")  # noqa: RUF001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """One piece of the model's vocabulary, where it was heard.
 
@@ -100,7 +101,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """The text, without spaces around it; empty when nothing was said."""
-        return text_of(token.piece for token in self.tokens)
+        return text_of(self.tokens)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -177,15 +178,28 @@ class Hypothesis:
     tentative_tokens: tuple[Token, ...] = ()
     end: float = 0.0
 
+    def followed_by(
+        self, committed: tuple[Token, ...], tentative: tuple[Token, ...], end: float
+    ) -> Hypothesis:
+        """The hypothesis that commits more than this one, whose text is not put together again."""
+        tokens = self.committed_tokens + committed if committed else self.committed_tokens
+        following = Hypothesis(tokens, tentative, end)
+        following.__dict__["_said"] = self._said + _spaced(committed)
+        return following
+
+    @cached_property
+    def _said(self) -> str:
+        return _spaced(self.committed_tokens)
+
     @property
     def text(self) -> str:
         """The whole text of the segment so far."""
-        return text_of(t.piece for t in (*self.committed_tokens, *self.tentative_tokens))
+        return (self._said + _spaced(self.tentative_tokens)).strip()
 
     @property
     def committed(self) -> str:
         """The part of the text that will not change any more."""
-        return text_of(token.piece for token in self.committed_tokens)
+        return self._said.strip()
 
     @property
     def tentative(self) -> str:
@@ -197,18 +211,14 @@ class Hypothesis:
         """The words so far, with their times and confidences."""
         return words_of((*self.committed_tokens, *self.tentative_tokens))
 
-    def shifted(self, seconds: float) -> Hypothesis:
-        """The same hypothesis, with all of its times later by ``seconds``."""
-        return Hypothesis(
-            _shifted(self.committed_tokens, seconds),
-            _shifted(self.tentative_tokens, seconds),
-            self.end + seconds,
-        )
+
+def text_of(tokens: Iterable[Token]) -> str:
+    """Text of a run of tokens, without spaces around it."""
+    return _spaced(tokens).strip()
 
 
-def text_of(pieces: Iterable[str]) -> str:
-    """Text of a run of vocabulary pieces."""
-    return "".join(pieces).replace(WORD_MARK, " ").strip()
+def _spaced(tokens: Iterable[Token]) -> str:
+    return "".join(token.piece for token in tokens).replace(WORD_MARK, " ")
 
 
 def words_of(tokens: Sequence[Token]) -> tuple[Word, ...]:
@@ -220,7 +230,7 @@ def words_of(tokens: Sequence[Token]) -> tuple[Word, ...]:
         groups[-1].append(token)
     words = (
         Word(
-            text=text_of(token.piece for token in group),
+            text=text_of(group),
             start=group[0].start,
             end=max(token.end for token in group),
             confidence=min(token.confidence for token in group),

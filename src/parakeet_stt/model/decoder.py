@@ -22,7 +22,7 @@ from parakeet_stt.model.encoder import EncoderFrames
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Emission:
     """A token as the decoder emits it.
 

@@ -110,7 +110,7 @@ class WindowedStream(Stream):
         weights = frozenset(options.boost.items())
         phrases = phrases_of(config.vocabulary, weights) if weights else None
         self._settled_state = decoder.initial(phrases)
-        self._committed: list[Token] = []
+        self._hypothesis = Hypothesis()  # The newest one.
         self._committed_state = self._settled_state
         self._tentative: list[Emission] = []
         # The part of it that stays until all of it is renewed, and where the decoder stood then.
@@ -124,7 +124,7 @@ class WindowedStream(Stream):
     def paused(self) -> bool:
         """Whether the speaker has fallen silent and no final is ready for it."""
         end = self._mel.quiet_from
-        if end == self._mel.end or not (self._tentative or self._committed):
+        if end == self._mel.end or not (self._tentative or self._hypothesis.committed_tokens):
             return False
         return self._speculation is None or self._speculation.end != end
 
@@ -179,7 +179,8 @@ class WindowedStream(Stream):
         elif pause == end > self._mel.start:
             yield from self._renew_newest()
         tokens = self._tokens(self._tentative)
-        return Hypothesis(tuple(self._committed), tokens, self._start + self.seconds)
+        self._hypothesis = self._hypothesis.followed_by((), tokens, self._start + self.seconds)
+        return self._hypothesis
 
     def _renew(self, end: int) -> Work[None]:
         """Encode and decode what is not committed up to a mel frame, and commit what can be.
@@ -197,8 +198,7 @@ class WindowedStream(Stream):
         if len(self._tentative) < len(older) or any(a.token != b.token for a, b in agreed):
             cut = max(0, newest - self._oldest_tentative - state.frame)
             older, boundary = self._decoder.decode(frames[:cut], state)
-        self._committed += self._tokens(older)
-        self._committed_state = boundary
+        self._commit(older, boundary)
         lasting = max(cut, newest - NEWEST - state.frame)
         self._lasting, self._lasting_state = self._decoder.decode(frames[cut:lasting], boundary)
         newer, _ = self._decoder.decode(frames[lasting:], self._lasting_state)
@@ -223,9 +223,14 @@ class WindowedStream(Stream):
     def _catch_up(self) -> None:
         """Commit what was settled since the last hypothesis, which was too long ago."""
         known = self._committed_state.frame
-        self._committed += self._tokens([e for e in self._settled if e.frame >= known])
-        self._committed_state = self._settled_state
+        self._commit([e for e in self._settled if e.frame >= known], self._settled_state)
         self._tentative, self._lasting, self._lasting_state = [], [], self._settled_state
+
+    def _commit(self, emissions: list[Emission], state: Any) -> None:
+        """Commit tokens, behind which the decoder stands as ``state`` says."""
+        tokens = self._tokens(emissions)
+        self._hypothesis = self._hypothesis.followed_by(tokens, (), self._start + self.seconds)
+        self._committed_state = state
 
     def _speculate(self) -> Work[None]:
         end = self._mel.quiet_from
