@@ -26,7 +26,7 @@ from parakeet_stt.model import device
 from parakeet_stt.model.parakeet import LARGEST_BATCH
 from parakeet_stt.model.stream import StreamOptions, Window, Work
 from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
-from parakeet_stt.schedule import Priority, Step, scheduler
+from parakeet_stt.schedule import RESERVE, Priority, Step, scheduler
 from parakeet_stt.session import MAX_BACKLOG_SECONDS, Failed, SessionState
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]
@@ -199,7 +199,7 @@ async def test_interims_come_as_often_as_the_thread_can_bear(
         session.send(samples[:1])
         others = scheduler.speakers - 1
         # As on a machine that takes so long for one that it has time for one in 0.6 s.
-        monkeypatch.setattr(scheduler, "_interim_seconds", 0.42 / (others + 1))
+        monkeypatch.setattr(scheduler, "_interim_seconds", 0.6 * (1 - RESERVE) / (others + 1))
         assert scheduler.cadence == pytest.approx(0.6)
         session.send(samples[1:9_500])
         await inference()
