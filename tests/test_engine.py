@@ -90,7 +90,7 @@ async def test_hypotheses_come_before_their_final_and_never_after(engine: Engine
 
     collecting = asyncio.create_task(collect())
     finals = [await speak_slowly(session, recording.samples()) for recording in SINGLE[:3]]
-    await session.finish()
+    finals.append(await session.finish())
     await collecting
     assert [e.transcript for e in events if isinstance(e, Final)] == finals
     current = iter(finals)

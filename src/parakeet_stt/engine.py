@@ -13,6 +13,7 @@ from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.schedule import call_soon, settle
 from parakeet_stt.session import Session
 from parakeet_stt.settings import Backend, Precision, load_settings
+from parakeet_stt.vad import Endpointing
 
 
 class Engine:
@@ -109,6 +110,7 @@ class Engine:
         *,
         interval: float | None = 0.1,
         preroll: float | None = None,
+        endpointing: Endpointing | None = None,
     ) -> Session:
         """Open a session. Audio may be sent at once; until the model is loaded, it waits.
 
@@ -118,8 +120,10 @@ class Engine:
             preroll: None where all audio belongs to a segment (the caller flushes); otherwise
                 audio is speech only from :meth:`Session.begin` to a flush, and so many seconds
                 from before are kept for the next segment's beginning.
+            endpointing: When speech counts as begun and ended, where the session is to find out by
+                itself: segments are then opened (with ``preroll``) and flushed for it.
         """
-        session = Session(self, options or StreamOptions(), interval, preroll)
+        session = Session(self, options or StreamOptions(), interval, preroll, endpointing)
         self._sessions.add(session)
         return session
 

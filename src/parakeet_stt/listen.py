@@ -19,7 +19,7 @@ from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.session import Failed, Final, Session
 from parakeet_stt.settings import ParakeetSettings
 from parakeet_stt.transcript import Hypothesis, Transcript
-from parakeet_stt.vad import WINDOW, Endpointer, Speech
+from parakeet_stt.vad import WINDOW, Endpointing
 
 
 async def listen(
@@ -52,7 +52,10 @@ async def listen(
     )
     interval = settings.chunk_ms / 1000 if settings.emit_partial else None
     async with engine.open(
-        options, interval=interval, preroll=settings.preroll_ms / 1000
+        options,
+        interval=interval,
+        preroll=settings.preroll_ms / 1000,
+        endpointing=Endpointing(),
     ) as session:
         reading = asyncio.create_task(_read(blocks, session))
         async for event in session:
@@ -68,16 +71,10 @@ async def listen(
 
 
 async def _read(blocks: AsyncIterator[Samples], session: Session) -> None:
-    """Send audio to the session, and its beginnings and ends of speech."""
-    endpointer = Endpointer()
+    """Send audio to the session."""
     try:
         async for block in blocks:
             session.send(block)
-            match await endpointer(block):
-                case Speech.STARTED:
-                    session.begin()
-                case Speech.STOPPED:
-                    session.flush()
         await session.finish()
     finally:
         session.abort()

@@ -23,6 +23,7 @@ class Segment:
 
     Attributes:
         engine: Whose model hears it.
+        start: Seconds at which it begins.
         waiting: Samples that have not been heard yet.
         interval: Shortest time between its interims, in seconds of audio; None for none.
         queued: Whether a step that will hear them waits for its turn.
@@ -40,13 +41,13 @@ class Segment:
         self, engine: Engine, options: StreamOptions, start: float, interval: float | None
     ) -> None:
         self.engine = engine
+        self.start = start
         self.waiting = 0
         self.interval = interval
         self.queued = False
         self.speculating = False
         self.failing = False
         self._options = options
-        self._start = start
         self._stream: Stream | None = None
         self._pieces: list[Samples] = []
         self._lock = threading.Lock()
@@ -76,7 +77,7 @@ class Segment:
             self.waiting = 0
         if self._stream is None:
             assert self.engine.model is not None
-            self._stream = self.engine.model.open_stream(self._options, self._start)
+            self._stream = self.engine.model.open_stream(self._options, self.start)
         if pieces:
             yield from self._stream.feeding(np.concatenate(pieces))
         return self._stream

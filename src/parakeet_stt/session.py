@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from parakeet_stt.model.stream import StreamOptions, Work
 from parakeet_stt.schedule import Priority, Step, call_soon, scheduler, settle
 from parakeet_stt.segment import Segment
 from parakeet_stt.transcript import Hypothesis, Transcript
+from parakeet_stt.vad import WINDOW, Change, Endpointer, Endpointing, Speech
 
 if TYPE_CHECKING:
     from parakeet_stt.engine import Engine
@@ -35,6 +37,32 @@ HISTORY_SECONDS = 30.0
 
 _HEARING_SECONDS = 2.0  # Without interims, audio is heard in pieces of this length.
 
+_JUDGED_AT_ONCE = SAMPLE_RATE  # Samples that the VAD looks at before another session's turn.
+
+_judges = ThreadPoolExecutor(1, thread_name_prefix="parakeet-vad")
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    """The endpointer heard speech begin, as an event.
+
+    Attributes:
+        at: Seconds of audio since the session opened.
+    """
+
+    at: float
+
+
+@dataclass(frozen=True)
+class SpeechStopped:
+    """Speech that began has ended, as an event; unless the segment is too short, its final follows.
+
+    Attributes:
+        at: Seconds of audio since the session opened.
+    """
+
+    at: float
+
 
 @dataclass(frozen=True)
 class Final:
@@ -43,10 +71,12 @@ class Final:
     Attributes:
         transcript: What was said; its text is empty when nothing was.
         speculated: Whether it was ready before it was asked for.
+        mark: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
     """
 
     transcript: Transcript
     speculated: bool = False
+    mark: Any = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +85,22 @@ class Failed:
 
     Attributes:
         error: What went wrong; the session goes on with the next segment.
+        mark: As that of a :class:`Final`.
     """
 
     error: BaseException
+    mark: Any = None
 
 
-Event = Hypothesis | Final | Failed
+Event = Hypothesis | Final | Failed | SpeechStarted | SpeechStopped
+
+
+@dataclass(frozen=True)
+class _Flush:
+    """A flush that was asked for, until the audio before it has been judged."""
+
+    result: asyncio.Future[Transcript]
+    mark: Any
 
 
 class SessionState(Enum):
@@ -79,7 +119,8 @@ class Session:
 
     Events come from iterating over the session; a hypothesis that nobody has taken yet is replaced
     by a newer one, a final never is. A segment's hypotheses come before its final, and finals in
-    the order of their segments. All methods belong to the event loop that opened the session.
+    the order of their segments: one for each flush, empty where nothing was said, and one for each
+    segment that the endpointer ended. All methods belong to the event loop that opened the session.
     """
 
     def __init__(
@@ -88,19 +129,28 @@ class Session:
         options: StreamOptions,
         interval: float | None,
         preroll: float | None,
+        endpointing: Endpointing | None,
     ) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
-        self._finals: dict[asyncio.Future[Transcript], Segment] = {}  # On their way, in order.
+        self._waiting: deque[Samples | _Flush] = deque()  # For the endpointer.
+        self._judging: Samples | None = None
+        self._endpointing: Endpointing | None = None
+        self._endpointer: Endpointer | None = None
+        # Finals on their way, in order; without a segment, those that are empty.
+        self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
+        self._marks: dict[asyncio.Future[Transcript], Any] = {}
         self._ready: dict[asyncio.Future[Transcript], Final | Failed] = {}  # Before their turn.
         self._history: deque[Samples] = deque()
         self._history_samples = 0
-        self._heard = 0
+        self._received = 0
+        self._heard = 0  # Of these, samples that have been judged.
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
-        self.configure(options, interval=interval, preroll=preroll)
+        self._progress = asyncio.Event()
+        self.configure(options, interval=interval, preroll=preroll, endpointing=endpointing)
 
     @property
     def state(self) -> SessionState:
@@ -110,13 +160,19 @@ class Session:
     @property
     def seconds(self) -> float:
         """Seconds of audio received since the session was opened."""
-        return self._heard / SAMPLE_RATE
+        return self._received / SAMPLE_RATE
 
     @property
     def lag(self) -> float:
         """Seconds of audio that wait for inference."""
-        segments = [*self._finals.values(), *([self._segment] if self._segment else [])]
-        return sum(segment.waiting for segment in segments) / SAMPLE_RATE
+        segments = [segment for segment in (*self._finals.values(), self._segment) if segment]
+        unjudged = self._received - self._heard
+        return (unjudged + sum(segment.waiting for segment in segments)) / SAMPLE_RATE
+
+    @property
+    def unread(self) -> int:
+        """Events that nobody has taken yet."""
+        return len(self._events)
 
     def configure(
         self,
@@ -124,6 +180,7 @@ class Session:
         *,
         interval: float | None,
         preroll: float | None,
+        endpointing: Endpointing | None = None,
         engine: Engine | None = None,
     ) -> None:
         """Change how the session listens, from the next segment on.
@@ -132,6 +189,7 @@ class Session:
             options: As :meth:`Engine.open`.
             interval: As :meth:`Engine.open`.
             preroll: As :meth:`Engine.open`.
+            endpointing: As :meth:`Engine.open`; speech that has begun is forgotten by a change.
             engine: Another engine, with another model; its own by default.
         """
         if engine is not None and engine is not self._engine:
@@ -141,6 +199,10 @@ class Session:
         self._options = options
         self._interval = interval
         self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
+        if endpointing != self._endpointing:
+            self._endpointing = endpointing
+            position = self._heard + (0 if self._judging is None else len(self._judging))
+            self._endpointer = Endpointer(endpointing, position) if endpointing else None
 
     def send(self, samples: Any) -> None:
         """Take more audio. Never blocks.
@@ -163,14 +225,19 @@ class Session:
                 f"is too slow for this many sessions or this model, or audio is sent faster than "
                 f"it is spoken: send less at once, and the rest when Session.lag has fallen."
             )
-        if self._segment is None and self._preroll is None:
-            self._open_segment(self.seconds)
-        self._heard += len(audio)
-        if self._segment is None:
-            self._remember(audio)
-            return
-        self._segment.add(audio)
-        self._queue_interim(self._segment)
+        self._received += len(audio)
+        self._waiting.append(audio)
+        self._advance()
+
+    async def keep_up(self, seconds: float) -> None:
+        """Wait until at most so much audio waits for inference, or the session is closed.
+
+        Args:
+            seconds: Of audio. The model must have been loaded, or nothing will change.
+        """
+        while self.lag > seconds and self._state is not SessionState.CLOSED:
+            self._progress.clear()
+            await self._progress.wait()
 
     def begin(self, reach: float | None = None) -> None:
         """Open a segment, with the pre-roll before it; nothing happens where one is open.
@@ -186,18 +253,16 @@ class Session:
         if self._segment is not None:
             return
         wanted = (self._preroll or 0) if reach is None else int(reach * SAMPLE_RATE)
-        history = np.concatenate((np.zeros(0, np.float32), *self._history))
-        history = history[max(0, len(history) - wanted) :]
-        self._forget_history()
-        segment = self._open_segment(self.seconds - len(history) / SAMPLE_RATE)
-        segment.add(history)
-        self._queue_interim(segment)
+        self._begin(wanted)
 
-    def flush(self) -> asyncio.Future[Transcript]:
+    def flush(self, mark: Any = None) -> asyncio.Future[Transcript]:
         """End the segment now and keep the session; audio sent from here on is the next one's.
 
         The final is also an event, so that the future need not be awaited; cancelling whoever
         awaits it loses nothing.
+
+        Args:
+            mark: Whatever tells this flush's final from others; the event has it.
 
         Returns:
             A future of the final of everything sent before, empty where no segment was open. It
@@ -209,16 +274,8 @@ class Session:
         """
         self._check_open()
         result: asyncio.Future[Transcript] = self._loop.create_future()
-        segment = self._end_segment()
-        if segment is None:
-            result.set_result(Transcript((), self.seconds, self.seconds))
-            return result
-        self._finals[result] = segment
-        if segment.engine.model is not None:
-            self._queue_final(segment, result)
-        else:
-            starting = asyncio.ensure_future(segment.engine.start())
-            starting.add_done_callback(lambda done: self._engine_started(done, segment, result))
+        self._waiting.append(_Flush(result, mark))
+        self._advance()
         return result
 
     async def finish(self) -> Transcript:
@@ -230,7 +287,7 @@ class Session:
         """
         last = self.flush()
         try:
-            await asyncio.wait([*self._finals, last])
+            await asyncio.wait([last])  # They come in order: the others are there as well.
             return last.result()
         finally:
             self._close()
@@ -260,6 +317,129 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.abort()
+
+    def _advance(self) -> None:
+        """Deal with what was sent, in order: audio goes through the endpointer, where there is one.
+
+        How the audio was cut into pieces makes no difference to what comes of it.
+        """
+        while self._waiting and self._judging is None:
+            first = self._waiting[0]
+            if isinstance(first, _Flush):
+                self._waiting.popleft()
+                self._end_by_request(first)
+            elif self._endpointer is None:
+                self._waiting.popleft()
+                self._take(first)
+            else:
+                self._judging = self._next_piece()
+                if self._judging is not None:
+                    _judges.submit(self._judge, self._endpointer, self._judging)
+                return
+
+    def _next_piece(self) -> Samples | None:
+        """Audio for the endpointer: a window at least, unless a flush waits for it."""
+        pieces: list[Samples] = []
+        length = 0
+        for entry in self._waiting:
+            if isinstance(entry, _Flush) or length >= _JUDGED_AT_ONCE:
+                break
+            pieces.append(entry)
+            length += len(entry)
+        if length < WINDOW and len(pieces) == len(self._waiting):
+            return None
+        for _ in pieces:
+            self._waiting.popleft()
+        return np.concatenate(pieces)
+
+    def _judge(self, endpointer: Endpointer, piece: Samples) -> None:
+        """On the endpointers' thread: find changes in a piece."""
+        try:
+            changes = endpointer(piece)
+        except Exception as error:
+            call_soon(self._loop, self._judged, endpointer, [], error)
+        else:
+            call_soon(self._loop, self._judged, endpointer, changes, None)
+
+    def _judged(
+        self, endpointer: Endpointer, changes: list[Change], error: Exception | None
+    ) -> None:
+        piece, self._judging = self._judging, None
+        if piece is None:
+            return  # Closed meanwhile.
+        if error is not None:
+            self._emit(Failed(error))
+        if endpointer is not self._endpointer:
+            changes = []  # It was replaced meanwhile.
+        for change in changes:
+            before = change.noticed - self._heard
+            self._take(piece[:before])
+            piece = piece[before:]
+            self._change(change)
+        self._take(piece)
+        self._progress.set()
+        self._advance()
+
+    def _change(self, change: Change) -> None:
+        """Let a segment begin or end with speech."""
+        at = change.since / SAMPLE_RATE
+        if change.speech is Speech.STARTED:
+            self._emit(SpeechStarted(at))
+            if self._segment is None:
+                self._begin(self._heard - change.since + (self._preroll or 0))
+            return
+        self._emit(SpeechStopped(at))
+        assert self._endpointing is not None
+        if (
+            self._segment is not None
+            and self._heard / SAMPLE_RATE - self._segment.start >= self._endpointing.least_seconds
+        ):
+            self._end(self._loop.create_future(), None)
+
+    def _end_by_request(self, flush: _Flush) -> None:
+        """Flush; what the endpointer was not sure of was asked for, so it is heard."""
+        endpointer = self._endpointer
+        if endpointer is not None:
+            if endpointer.speaking:
+                self._emit(SpeechStopped(self._heard / SAMPLE_RATE))
+            elif self._segment is None and endpointer.suspect is not None:
+                self._begin(self._heard - endpointer.suspect + (self._preroll or 0))
+            endpointer.restart()
+        self._end(flush.result, flush.mark)
+
+    def _take(self, audio: Samples) -> None:
+        """Add audio to the segment, or to what came before the next one."""
+        if self._segment is None and self._preroll is None and len(audio):
+            self._open_segment(self._heard / SAMPLE_RATE)
+        self._heard += len(audio)
+        if self._segment is None:
+            self._remember(audio)
+            return
+        self._segment.add(audio)
+        self._queue_interim(self._segment)
+
+    def _begin(self, reach: int) -> None:
+        """Open a segment with so many samples of what came before."""
+        history = np.concatenate((np.zeros(0, np.float32), *self._history))
+        history = history[max(0, len(history) - reach) :]
+        self._forget_history()
+        segment = self._open_segment((self._heard - len(history)) / SAMPLE_RATE)
+        segment.add(history)
+        self._queue_interim(segment)
+
+    def _end(self, result: asyncio.Future[Transcript], mark: Any) -> None:
+        """End the segment and have its final made; without one, the final is empty."""
+        segment = self._end_segment()
+        self._finals[result] = segment
+        self._marks[result] = mark
+        if segment is None:
+            now = self._heard / SAMPLE_RATE
+            self._final_ready(result, Final(Transcript((), now, now)))
+        elif segment.engine.model is not None:
+            self._queue_final(segment, result)
+        else:
+            starting = asyncio.ensure_future(segment.engine.start())
+            starting.add_done_callback(lambda done: self._engine_started(done, segment, result))
 
     def _open_segment(self, start: float) -> Segment:
         self._segment = Segment(self._engine, self._options, start, self._interval)
@@ -308,6 +488,7 @@ class Session:
         self, segment: Segment, heard: Any, error: Exception | None, paused: bool
     ) -> None:
         segment.queued = False
+        self._progress.set()
         if error is not None:
             # What was heard is kept, and the next audio tries again.
             if not segment.failing:
@@ -368,7 +549,8 @@ class Session:
     def _final_ready(self, result: asyncio.Future[Transcript], outcome: Final | Failed) -> None:
         if result not in self._finals:
             return  # Aborted meanwhile.
-        self._ready[result] = outcome
+        self._ready[result] = replace(outcome, mark=self._marks.pop(result))
+        self._progress.set()
         # Of several in a batch, and of several engines, a later one may be done first.
         while self._finals and (first := next(iter(self._finals))) in self._ready:
             del self._finals[first]
@@ -393,10 +575,15 @@ class Session:
             return
         self._end_segment()
         self._state = SessionState.CLOSED
-        for result in self._finals:
+        asked = [entry.result for entry in self._waiting if isinstance(entry, _Flush)]
+        for result in (*self._finals, *asked):
             settle(result, None, SessionClosedError("the session was closed before its final"))
         self._finals.clear()
+        self._marks.clear()
         self._ready.clear()
+        self._waiting.clear()
+        self._judging = None
+        self._progress.set()
         self._forget_history()
         self._engine._sessions.discard(self)
         self._events.append(None)
