@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import EVERY_PORT, Served, serving
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
 from parakeet_stt.bench.recordings import Recording, read_recordings
@@ -38,3 +40,10 @@ def model(backend: str) -> Model:
 @pytest.fixture(scope="session")
 def recordings() -> list[Recording]:
     return RECORDINGS
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """A server with every protocol, shared by the tests that leave it as they found it."""
+    with serving(**EVERY_PORT) as served:
+        yield served

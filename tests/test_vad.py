@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from conftest import RECORDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.session import Event, Session, SpeechStarted, SpeechStopped
 from parakeet_stt.vad import Change, Endpointer, Endpointing, Speech
-from conftest import RECORDINGS
 
 SINGLE = [recording for recording in RECORDINGS if recording.set == "known"]
 PAUSE = np.zeros(SAMPLE_RATE, np.float32)

@@ -25,6 +25,8 @@ SAMPLE_RATE = 16_000
 """Hz; what every Parakeet model hears."""
 
 _MIN_RATE, _MAX_RATE = 4_000, 384_000
+_MOST_CHANNELS = 16
+_DTYPES = {"pcm16": "<i2", "f32": "<f4", "mulaw": "u1", "alaw": "u1"}
 _LOUDEST = 2.0**31  # 32-bit samples that were not scaled; far beyond, power spectra overflow.
 
 
@@ -78,6 +80,56 @@ def pcm16(data: bytes, channels: int = 1) -> Samples:
     return samples
 
 
+class AudioDecoder:
+    """Raw audio in pieces of any number of bytes to ``float32 [samples]``, mono, 16 kHz.
+
+    Args:
+        encoding: ``pcm16`` or ``f32`` (little-endian), ``mulaw`` or ``alaw`` (G.711).
+        rate: Sample rate, Hz.
+        channels: Interleaved channels; they are averaged.
+
+    Raises:
+        AudioError: An encoding, rate or number of channels that cannot be had.
+    """
+
+    def __init__(self, encoding: str = "pcm16", rate: int = SAMPLE_RATE, channels: int = 1) -> None:
+        if encoding not in _DTYPES:
+            raise AudioError(f"encoding {encoding!r}: expected one of {', '.join(_DTYPES)}")
+        if not 1 <= channels <= _MOST_CHANNELS:
+            raise AudioError(f"{channels} channels: expected 1 to {_MOST_CHANNELS}")
+        self._encoding = encoding
+        self._resampler = Resampler(rate)
+        self._channels = channels
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> Samples:
+        """Decode more; part of a sample is kept until the rest of it comes.
+
+        Raises:
+            AudioError: Floats that are not finite numbers, or far from -1 to 1.
+        """
+        data = self._rest + data
+        size = np.dtype(_DTYPES[self._encoding]).itemsize * self._channels
+        whole = len(data) // size * size
+        self._rest = data[whole:]
+        raw = np.frombuffer(data[:whole], _DTYPES[self._encoding])
+        match self._encoding:
+            case "mulaw":
+                samples = _MULAW[raw]
+            case "alaw":
+                samples = _ALAW[raw]
+            case _:
+                samples = as_samples(raw)
+        if self._channels > 1:
+            samples = samples.reshape(-1, self._channels).mean(axis=1, dtype=np.float32)
+        return self._resampler(samples)
+
+    def flush(self) -> Samples:
+        """What the resampler still holds back; afterwards the decoder starts anew."""
+        self._rest = b""
+        return self._resampler.flush()
+
+
 class Resampler:
     """Streaming resampler to 16 kHz that keeps its state between pieces (soxr, high quality).
 
@@ -110,6 +162,26 @@ class Resampler:
         if self.rate == SAMPLE_RATE:
             return None
         return soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, dtype="float32")
+
+
+def _mulaw() -> Samples:
+    """Every byte's value by ITU-T G.711's mu-law."""
+    codes = ~np.arange(256, dtype=np.uint8)
+    exponent, mantissa = (codes >> 4) & 7, codes & 15
+    magnitude = (((mantissa.astype(np.int32) << 3) + 132) << exponent) - 132
+    return (np.where(codes & 128, -magnitude, magnitude) / 32768).astype(np.float32)
+
+
+def _alaw() -> Samples:
+    """Every byte's value by ITU-T G.711's A-law."""
+    codes = np.arange(256, dtype=np.uint8) ^ 0x55
+    exponent, mantissa = ((codes >> 4) & 7).astype(np.int32), (codes & 15).astype(np.int32)
+    linear = (mantissa << 4) + np.where(exponent > 0, 264, 8)
+    magnitude = linear << np.maximum(exponent - 1, 0)
+    return (np.where(codes & 128, magnitude, -magnitude) / 32768).astype(np.float32)
+
+
+_MULAW, _ALAW = _mulaw(), _alaw()
 
 
 def read_audio(path: str | Path) -> Samples:

@@ -1,4 +1,4 @@
-"""The command line: ``parakeet-stt transcribe | listen | models | doctor | bench``.
+"""The command line: ``parakeet-stt transcribe | listen | serve | models | doctor | bench``.
 
 An adapter like the others: it reads arguments, calls the library, prints. Errors become one line
 and exit code 1.
@@ -46,13 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     level = "DEBUG" if arguments.verbose else os.getenv("LOG_LEVEL", "WARNING").upper()
-    logger.remove()
     try:
-        logger.add(sys.stderr, level=level, format="<level>{level: <7}</level> {message}")
+        _log_to_stderr(level)
     except ValueError:
         parser.error(f"LOG_LEVEL={level!r}: expected DEBUG, INFO, WARNING or ERROR")
-    # A download is worth knowing about whatever the level.
-    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.hub")
     try:
         code: int = arguments.run(arguments)
     except ParakeetError as error:
@@ -61,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _log_to_stderr(level: str) -> None:
+    logger.remove()
+    logger.add(sys.stderr, level=level, format="<level>{level: <7}</level> {message}")
+    # A download is worth knowing about whatever the level.
+    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.hub")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_arguments(command)
     _add_boost_argument(command)
     command.set_defaults(run=_listen)
+
+    command = commands.add_parser("serve", help="a server that existing clients already speak to")
+    _add_server_arguments(command)
+    _add_model_arguments(command)
+    _add_boost_argument(command)
+    command.set_defaults(run=_serve)
 
     command = commands.add_parser("models", help="list what is bundled, cached and known")
     command.set_defaults(run=_models)
@@ -139,6 +149,7 @@ _MODEL_ARGUMENTS = {
         "help": "tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
     },
     "--backend": {"choices": ("auto", "mlx", "onnx"), "help": "PARAKEET_BACKEND"},
+    "--device": {"choices": ("auto", "gpu", "cpu", "cuda", "mps"), "help": "PARAKEET_DEVICE"},
     "--precision": {"choices": ("auto", "bf16", "fp32"), "help": "PARAKEET_PRECISION"},
 }
 
@@ -147,6 +158,29 @@ def _add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
     """Add the arguments of these names; all by default."""
     for name in names or _MODEL_ARGUMENTS:
         command.add_argument(name, **_MODEL_ARGUMENTS[name])  # type: ignore[arg-type]
+
+
+def _add_server_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the ports and limits; what is not here is an environment variable only."""
+    command.add_argument("--host", help="address to listen on (PARAKEET_HOST, 127.0.0.1)")
+    command.add_argument("--port", type=int, help="of HTTP and WebSocket (PARAKEET_PORT, 8000)")
+    for name, about in (
+        ("ws", "another port with /v1/stream at its root"),
+        ("ears", "another port with eaRS at its root"),
+        ("tcp", "/v1/stream as lines of JSON (system 004: 8765)"),
+        ("status", "the number of sessions as a line of JSON (system 004: 8050)"),
+        ("wyoming", "Wyoming (Home Assistant: 10300)"),
+    ):
+        command.add_argument(f"--{name}-port", type=int, metavar="PORT", help=about)
+    for flags, kind, about in (
+        (("--max-sessions", "--max-num-streams"), int, "streaming clients at a time"),
+        (("--max-session-seconds", "--max-stream-seconds"), float, "longest streaming session"),
+        (("--sample-rate",), int, "Hz, of raw audio where nothing else says it"),
+        (("--allowed-origins",), str, "web pages that may use the server"),
+        (("--tls-cert",), Path, "certificate (PEM)"),
+        (("--tls-key",), Path, "its private key (PEM)"),
+    ):
+        command.add_argument(*flags, type=kind, help=about)
 
 
 def _add_boost_argument(command: argparse.ArgumentParser) -> None:
@@ -169,7 +203,12 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     for file in arguments.files:
         if not file.is_file():
             raise AudioError(f"no such audio file: {file}")
-    model = load_model(settings.model, backend=settings.backend, precision=settings.precision)
+    model = load_model(
+        settings.model,
+        backend=settings.backend,
+        precision=settings.precision,
+        device=settings.device,
+    )
     failed = 0
     for file in arguments.files:
         length = duration_of(file)
@@ -220,6 +259,19 @@ def _listen(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    with _extra("server", "the server"):
+        from parakeet_stt.server.run import serve
+        from parakeet_stt.server.settings import ServerSettings, load_server_settings
+    given = vars(arguments)
+    names = (name for name in ServerSettings.model_fields if name in given)
+    settings = load_server_settings(**{name: given[name] for name in names})
+    if not arguments.verbose and "LOG_LEVEL" not in os.environ:
+        _log_to_stderr("INFO")  # Where it listens is worth a line.
+    asyncio.run(serve(settings))
+    return 0
+
+
 def _models(arguments: argparse.Namespace) -> int:
     from parakeet_stt.model.hub import BUNDLED, KNOWN, is_cached
 
@@ -258,7 +310,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _bench_engine(arguments: argparse.Namespace) -> int:
-    with _bench_extra():
+    with _extra("bench", "the benchmark"):
         from parakeet_stt.bench.engine import run
     return run(
         load_settings(model=arguments.model),
@@ -273,7 +325,7 @@ def _bench_engine(arguments: argparse.Namespace) -> int:
 
 
 def _bench_pipecat(arguments: argparse.Namespace) -> int:
-    with _bench_extra():
+    with _extra("bench", "the benchmark"):
         from parakeet_stt.bench.pipecat import run
     return run(
         _settings(arguments),
@@ -286,13 +338,13 @@ def _bench_pipecat(arguments: argparse.Namespace) -> int:
 
 
 def _bench_boost(arguments: argparse.Namespace) -> int:
-    with _bench_extra():
+    with _extra("bench", "the benchmark"):
         from parakeet_stt.bench.boost import run
     return run(_settings(arguments), arguments.data, arguments.limit, arguments.json, _err)
 
 
 def _bench_load(arguments: argparse.Namespace) -> int:
-    with _bench_extra():
+    with _extra("bench", "the benchmark"):
         from parakeet_stt.bench.load import run
     return run(
         load_settings(model=arguments.model).model,
@@ -307,7 +359,7 @@ def _bench_load(arguments: argparse.Namespace) -> int:
 
 
 def _bench_soak(arguments: argparse.Namespace) -> int:
-    with _bench_extra():
+    with _extra("bench", "the benchmark"):
         from parakeet_stt.bench.soak import run
     return run(
         _settings(arguments),
@@ -320,13 +372,13 @@ def _bench_soak(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _bench_extra() -> Iterator[None]:
+def _extra(name: str, who: str) -> Iterator[None]:
     """Say which extra is missing."""
     try:
         yield
     except ImportError as error:
         raise ConfigurationError(
-            f"the benchmark needs {error.name}: pip install 'pipecat-parakeet-stt[bench]'"
+            f"{who} needs {error.name}: pip install 'pipecat-parakeet-stt[{name}]'"
         ) from error
 
 

@@ -12,7 +12,7 @@ from parakeet_stt.model.parakeet import Model, load_model
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.schedule import call_soon, settle
 from parakeet_stt.session import Session
-from parakeet_stt.settings import Backend, Precision, load_settings
+from parakeet_stt.settings import Backend, Device, Precision, load_settings
 from parakeet_stt.vad import Endpointing
 
 
@@ -23,6 +23,7 @@ class Engine:
         source: As :func:`~parakeet_stt.load_model`.
         precision: As :func:`~parakeet_stt.load_model`.
         backend: As :func:`~parakeet_stt.load_model`.
+        device: As :func:`~parakeet_stt.load_model`.
         cache_dir: As :func:`~parakeet_stt.load_model`.
     """
 
@@ -32,10 +33,13 @@ class Engine:
         *,
         precision: Precision | None = None,
         backend: Backend | None = None,
+        device: Device | None = None,
         cache_dir: Path | None = None,
+        batch_size: int = 8,
+        batch_window: float = 0.0,
     ) -> None:
         self._load: Callable[[], Model] = lambda: load_model(
-            source, precision=precision, backend=backend, cache_dir=cache_dir
+            source, precision=precision, backend=backend, device=device, cache_dir=cache_dir
         )
         self._source = source
         self._model: Model | None = None

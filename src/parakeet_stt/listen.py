@@ -44,6 +44,7 @@ async def listen(
         settings.model,
         backend=settings.backend,
         precision=settings.precision,
+        device=settings.device,
         cache_dir=settings.cache_dir,
     )
     await engine.start()

@@ -66,7 +66,7 @@ _FINISH_SECONDS = 30.0  # Most that the end of a pipeline waits for the last fin
 _FAILURES_IN_A_ROW = 3  # So many, and the service says that it is no longer usable.
 _VAD_START_SECS = 0.2  # Pipecat's default, which the pre-roll's default is made for.
 
-_MODEL_FIELDS = ("model", "backend", "precision")
+_MODEL_FIELDS = ("model", "backend", "precision", "device")
 
 
 @dataclass
@@ -79,6 +79,7 @@ class ParakeetMLXSTTSettings(STTSettings):
     Parameters:
         backend: ``auto``, ``mlx`` or ``onnx``.
         precision: ``auto``, ``bf16`` or ``fp32``.
+        device: ``auto``, ``gpu`` or ``cpu``.
         context_size: Left and right context in encoder frames of 80 ms.
         attention_mode: ``local`` or ``full``.
         streaming: ``windowed`` or ``upstream``.
@@ -91,6 +92,7 @@ class ParakeetMLXSTTSettings(STTSettings):
 
     backend: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     precision: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    device: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     context_size: ContextSize | str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     attention_mode: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     streaming: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
@@ -453,6 +455,7 @@ def _make_engine(values: ParakeetSettings) -> Engine:
         values.model,
         precision=values.precision,
         backend=values.backend,
+        device=values.device,
         cache_dir=values.cache_dir,
     )
 

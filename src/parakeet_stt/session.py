@@ -6,10 +6,11 @@ A session is opened by :class:`~parakeet_stt.engine.Engine`. Knows no protocol a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,13 @@ class Final:
         transcript: What was said; its text is empty when nothing was.
         speculated: Whether it was ready before it was asked for.
         mark: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
+        latency: Seconds from the flush until it was there, by the clock on the wall.
     """
 
     transcript: Transcript
     speculated: bool = False
     mark: Any = None
+    latency: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -533,10 +536,12 @@ class Session:
 
     def _queue_final(self, segment: Segment, result: asyncio.Future[Transcript]) -> None:
         assert segment.engine.model is not None
+        flushed = time.perf_counter()
 
         def done(transcript: Transcript | None, error: Exception | None) -> None:
             if transcript is not None:
-                outcome: Final | Failed = Final(transcript, segment.speculated)
+                latency = time.perf_counter() - flushed
+                outcome: Final | Failed = Final(transcript, segment.speculated, latency=latency)
             else:
                 assert error is not None
                 outcome = Failed(error)

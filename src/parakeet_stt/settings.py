@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from parakeet_stt.errors import ConfigurationError
 
 Backend = Literal["auto", "mlx", "onnx"]
 Precision = Literal["auto", "bf16", "fp32"]
+Device = Literal["auto", "gpu", "cpu"]
 Attention = Literal["local", "full"]
 Streaming = Literal["windowed", "upstream"]
 ContextSize = tuple[int, int]
@@ -28,6 +30,9 @@ DEFAULT_BOOST = 3.0
 
 MOST_BOOST = 10.0
 """Largest weight of a phrase."""
+
+
+S = TypeVar("S", bound="ParakeetSettings")
 
 
 class ParakeetSettings(BaseSettings):
@@ -49,6 +54,11 @@ class ParakeetSettings(BaseSettings):
         "auto",
         description="Arithmetic of the MLX encoder: `bf16`, `fp32`, or `auto`: bf16 on a GPU, "
         "fp32 on a CPU. The ONNX encoder computes as it was exported.",
+    )
+    device: Device = Field(
+        "auto",
+        description="Where the encoder runs: `gpu` (also `cuda`, `mps`; an error where there is "
+        "none), `cpu`, or `auto`: a GPU where MLX or ONNX Runtime has one.",
     )
     context_size: Annotated[ContextSize, NoDecode] = Field(
         (256, 256),
@@ -118,20 +128,7 @@ class ParakeetSettings(BaseSettings):
     @field_validator("boost", mode="before")
     @classmethod
     def _parse_phrases(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        phrases: dict[str, float] = {}
-        for entry in filter(None, (part.strip() for part in value.split(","))):
-            phrase, colon, weight = entry.rpartition(":")
-            try:
-                phrases[phrase.strip() if colon else entry] = (
-                    float(weight) if colon else DEFAULT_BOOST
-                )
-            except ValueError:
-                raise ValueError(
-                    f"{entry!r}: expected a phrase, or a phrase, a colon and its weight"
-                ) from None
-        return phrases
+        return parse_boost(value) if isinstance(value, str) else value
 
     @field_validator("boost")
     @classmethod
@@ -139,10 +136,33 @@ class ParakeetSettings(BaseSettings):
         check_boost(value)
         return value
 
-    @field_validator("backend", "precision", "attention_mode", "streaming", mode="before")
+    @field_validator("backend", "precision", "device", "attention_mode", "streaming", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _name_gpu(cls, value: Any) -> Any:
+        return "gpu" if value in ("cuda", "mps") else value
+
+
+def parse_boost(text: str) -> dict[str, float]:
+    """Phrases as ``PARAKEET_BOOST`` has them, such as ``Ada Lovelace, Kubernetes:5``.
+
+    Raises:
+        ValueError: A weight that is no number.
+    """
+    phrases: dict[str, float] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        phrase, colon, weight = entry.rpartition(":")
+        try:
+            phrases[phrase.strip() if colon else entry] = float(weight) if colon else DEFAULT_BOOST
+        except ValueError:
+            raise ValueError(
+                f"{entry!r}: expected a phrase, or a phrase, a colon and its weight"
+            ) from None
+    return phrases
 
 
 def check_boost(phrases: Mapping[str, float]) -> None:
@@ -162,8 +182,22 @@ def check_boost(phrases: Mapping[str, float]) -> None:
             )
 
 
-def load_settings(**overrides: Any) -> ParakeetSettings:
-    """Read the environment; ``overrides`` (by field name) win over it, ``None`` meaning not given.
+@overload
+def load_settings(**overrides: Any) -> ParakeetSettings: ...
+
+
+@overload
+def load_settings(kind: type[S], /, **overrides: Any) -> S: ...
+
+
+def load_settings(
+    kind: type[ParakeetSettings] = ParakeetSettings, /, **overrides: Any
+) -> ParakeetSettings:
+    """Read the environment.
+
+    Args:
+        kind: Which settings.
+        **overrides: By field name; they win over the environment, ``None`` meaning not given.
 
     Raises:
         ConfigurationError: A value cannot be used; the message names the variable, what it was
@@ -171,11 +205,13 @@ def load_settings(**overrides: Any) -> ParakeetSettings:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return ParakeetSettings(**given)
+        return kind(**given)
     except ValidationError as error:
         raise ConfigurationError(
             "; ".join(
                 f"{variable_name(str(item['loc'][0]))}={item['input']!r}: {item['msg']}"
+                if item["loc"]
+                else item["msg"]
                 for item in error.errors()
             )
         ) from error
@@ -186,17 +222,17 @@ def variable_name(field: str) -> str:
     return f"PARAKEET_{field.upper()}"
 
 
-def table() -> str:
-    """The variables as a Markdown table, as docs/configuration.md holds it."""
+def table(fields: Mapping[str, FieldInfo]) -> str:
+    """Fields of settings as a Markdown table, as the documentation holds it."""
     rows = ["| variable | default | what it does |", "|---|---|---|"]
-    for name, field in ParakeetSettings.model_fields.items():
+    for name, field in fields.items():
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(map(str, default))
-        shown = "" if default in (None, {}) else f"`{str(default).replace('True', 'true')}`"
+        shown = "" if default in (None, {}, "") else f"`{str(default).replace('True', 'true')}`"
         rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(ParakeetSettings.model_fields))

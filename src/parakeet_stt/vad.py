@@ -26,7 +26,7 @@ _HYSTERESIS = 0.15  # Speech that has begun goes on down to so much below the th
 _SUSPICION = 3.0  # What reaches this fraction of the threshold may have been speech.
 
 # Other sounds than speech, music above all, shift the state so that the speech after them is found
-# late. The network is started anew every few seconds, in quiet that is beyond doubt (as Pipecat does).
+# late. As in Pipecat, the network is started anew every few seconds, in quiet that is beyond doubt.
 _RENEWAL_WINDOWS = 2 * SAMPLE_RATE // WINDOW
 _QUIET_WINDOWS = 5
 _QUIET = 0.1

@@ -98,6 +98,11 @@ def has_gpu() -> bool:
     return mx.default_device().type == mx.gpu and mx.is_available(mx.gpu)
 
 
+def use_cpu() -> None:
+    """Have MLX compute on the CPU, whatever else there is."""
+    mx.set_default_device(mx.cpu)
+
+
 def device_name() -> str:
     """The device that MLX runs on, for people."""
     if not has_gpu():

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parakeet_stt.errors import ModelFormatError
+from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model.decoder import Floats
 from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
 from parakeet_stt.model.frontend import LogMel
+from parakeet_stt.settings import Device
 
-_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = ("CUDAExecutionProvider", _CPU)
 _MOST_THREADS = 8
 _SMALL_BYTES = 32 << 20  # A network of up to this size is done before other threads have woken up.
 
@@ -32,16 +34,18 @@ class OnnxEncoder:
 
     Args:
         path: ``encoder-model.onnx`` or a CTC export's ``model.onnx``.
+        device: ``auto``, ``gpu`` or ``cpu``.
 
     Raises:
         ModelFormatError: The file is not such a graph.
+        ConfigurationError: There is no GPU for ONNX Runtime.
     """
 
     name = "onnx"
     precision = "fp32"
 
-    def __init__(self, path: Path) -> None:
-        self._session = _open(path, {"audio_signal", "length"})
+    def __init__(self, path: Path, device: Device = "auto") -> None:
+        self._session = _open(path, {"audio_signal", "length"}, device)
         self._output = self._session.get_outputs()[0].name
         # The encoder puts out [batch, width, frames], CTC's log-probabilities [batch, frames, ids].
         self._frames_last = self._output == "outputs"
@@ -139,7 +143,7 @@ class OnnxNetwork:
         return logits
 
 
-def _open(path: Path, wanted: set[str]) -> Any:
+def _open(path: Path, wanted: set[str], device: Device = "auto") -> Any:
     """Open a graph and check that it has the inputs that it should have."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -150,6 +154,12 @@ def _open(path: Path, wanted: set[str]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     available = onnxruntime.get_available_providers()
     providers = [provider for provider in _PROVIDERS if provider in available]
+    if device == "gpu" and providers[0] == _CPU:
+        raise ConfigurationError(
+            f"PARAKEET_DEVICE='gpu': ONNX Runtime has no GPU here, it offers {', '.join(available)}"
+        )
+    if device == "cpu":
+        providers = [_CPU]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime has no common base class for its errors.

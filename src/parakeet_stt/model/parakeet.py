@@ -14,7 +14,7 @@ import safetensors
 from loguru import logger
 
 from parakeet_stt.audio import Samples, read_blocks
-from parakeet_stt.errors import ModelFormatError
+from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model import blas, hub
 from parakeet_stt.model.decoder import (
     Decoder,
@@ -33,6 +33,7 @@ from parakeet_stt.settings import (
     Attention,
     Backend,
     ContextSize,
+    Device,
     Precision,
     Streaming,
     load_settings,
@@ -174,6 +175,7 @@ def load_model(
     *,
     precision: Precision | None = None,
     backend: Backend | None = None,
+    device: Device | None = None,
     cache_dir: Path | None = None,
 ) -> Model:
     """Load a model; the same choice gives the same shared model.
@@ -183,6 +185,7 @@ def load_model(
             given comes from the environment (``PARAKEET_MODEL`` and so on).
         precision: ``bf16``, ``fp32``, or ``auto``: bf16 on a GPU, fp32 on a CPU.
         backend: ``mlx``, ``onnx`` or ``auto``.
+        device: ``gpu``, ``cpu`` or ``auto``. In one process MLX runs on one of them.
         cache_dir: Where downloads are kept.
 
     Raises:
@@ -193,23 +196,30 @@ def load_model(
         model=None if source is None else str(source),
         precision=precision,
         backend=backend,
+        device=device,
         cache_dir=cache_dir,
     )
     with _loading:
         # The ONNX encoder must not bring MLX along where it is not wanted.
-        gpu = settings.backend != "onnx" and _mlx_has_gpu()
+        gpu = settings.backend != "onnx" and _mlx_has_gpu(settings.device)
         files = hub.find_model(settings.model, settings.backend, gpu, settings.cache_dir)
+        if settings.device == "gpu" and files.backend == "mlx" and not gpu:
+            raise ConfigurationError(
+                "PARAKEET_DEVICE='gpu': MLX has no GPU here; on NVIDIA it needs the extra `cuda`"
+            )
         chosen = _precision(settings.precision, gpu) if files.backend == "mlx" else "fp32"
-        key = (files.folder, files.backend, chosen)
+        key = (files.folder, files.backend, chosen, settings.device)
         if key not in _loaded:
-            _loaded[key] = _load(files, chosen)
+            _loaded[key] = _load(files, chosen, settings.device)
             logger.info(f"loaded {_loaded[key]!r}")
         return _loaded[key]
 
 
-def _mlx_has_gpu() -> bool:
-    from parakeet_stt.model.mlx_encoder import has_gpu
+def _mlx_has_gpu(device: Device) -> bool:
+    from parakeet_stt.model.mlx_encoder import has_gpu, use_cpu
 
+    if device == "cpu":
+        use_cpu()
     return has_gpu()
 
 
@@ -228,7 +238,7 @@ def _precision(wanted: Precision, gpu: bool) -> Literal["bf16", "fp32"]:
     return "fp32"
 
 
-def _load(files: ModelFiles, precision: Literal["bf16", "fp32"]) -> Model:
+def _load(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device) -> Model:
     config, weights = files.config, _read_decoder_weights(files)
     blas.use_threads(numpy=1)  # Decoding is done before a second one has woken up.
     encoder: Encoder
@@ -240,7 +250,7 @@ def _load(files: ModelFiles, precision: Literal["bf16", "fp32"]) -> Model:
     else:
         from parakeet_stt.model.onnx_encoder import OnnxEncoder
 
-        encoder = OnnxEncoder(files.onnx_encoder)
+        encoder = OnnxEncoder(files.onnx_encoder, device)
     try:
         decoder = _decoder(files, weights)
     except KeyError as error:

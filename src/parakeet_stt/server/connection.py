@@ -1,0 +1,139 @@
+"""The two ways in which streaming messages travel: WebSocket, and lines on TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+
+from starlette.datastructures import QueryParams
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from parakeet_stt.errors import ParakeetError
+
+
+class BadMessageError(ParakeetError):
+    """A message that is not what the protocol has; the connection may go on."""
+
+
+class MessageTooLargeError(ParakeetError):
+    """A message over the limit; the connection cannot go on."""
+
+
+class GoneError(Exception):
+    """The client is no longer there."""
+
+
+class Connection(ABC):
+    """Messages to and from one client.
+
+    Attributes:
+        query: What the client asked for in the URL.
+        finishes: Whether a client that stops sending still listens, and wants its final.
+    """
+
+    query: QueryParams = QueryParams()
+    finishes = False
+
+    @abstractmethod
+    async def receive(self) -> str | bytes | None:
+        """The next message; None when the client sends no more.
+
+        Raises:
+            BadMessageError: It is not text where it should be.
+            MessageTooLargeError: It is over the limit.
+        """
+
+    @abstractmethod
+    async def send(self, message: str | bytes) -> None:
+        """Send a message; waits while the client does not take any.
+
+        Raises:
+            GoneError: The client is no longer there.
+        """
+
+    @abstractmethod
+    async def close(self, code: int, reason: str) -> None:
+        """Close, with a WebSocket's close code where that is heard; never raises."""
+
+
+class WebSocketConnection(Connection):
+    """A WebSocket that has been accepted; uvicorn bounds its messages (close code 1009)."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self.query = websocket.query_params
+
+    async def receive(self) -> str | bytes | None:
+        """As :meth:`Connection.receive`."""
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        text: str | None = message.get("text")
+        return text if text is not None else bytes(message.get("bytes") or b"")
+
+    async def send(self, message: str | bytes) -> None:
+        """As :meth:`Connection.send`."""
+        try:
+            if isinstance(message, str):
+                await self._websocket.send_text(message)
+            else:
+                await self._websocket.send_bytes(message)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise GoneError from error
+
+    async def close(self, code: int, reason: str) -> None:
+        """As :meth:`Connection.close`."""
+        if self._websocket.application_state is WebSocketState.CONNECTED:
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # It went first.
+                await self._websocket.close(code, reason[:120])  # 123 bytes at most.
+
+
+class LineConnection(Connection):
+    """Lines of text on TCP.
+
+    Args:
+        reader: Whose limit bounds a line.
+        writer: Of the same connection.
+    """
+
+    finishes = True
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def receive(self) -> str | bytes | None:
+        """As :meth:`Connection.receive`; empty lines are passed over."""
+        while True:
+            try:
+                line = await self._reader.readuntil(b"\n")
+            except asyncio.IncompleteReadError as error:
+                line = error.partial
+                if not line:
+                    return None
+            except asyncio.LimitOverrunError as error:
+                raise MessageTooLargeError(f"a line of over {error.consumed} bytes") from error
+            except OSError:
+                return None
+            if not line.strip():
+                continue
+            try:
+                return line.decode()
+            except UnicodeDecodeError as error:
+                raise BadMessageError(f"a line that is not UTF-8: {error}") from error
+
+    async def send(self, message: str | bytes) -> None:
+        """As :meth:`Connection.send`."""
+        data = message.encode() if isinstance(message, str) else message
+        try:
+            self._writer.write(data + b"\n")
+            await self._writer.drain()
+        except OSError as error:
+            raise GoneError from error
+
+    async def close(self, code: int, reason: str) -> None:
+        """As :meth:`Connection.close`."""
+        self._writer.close()
+        with contextlib.suppress(OSError):  # It went first.
+            await self._writer.wait_closed()

@@ -1,0 +1,351 @@
+"""One streaming client, from its first message to its last: queues, limits, and its end.
+
+A :class:`Dialect` says what messages mean; everything that is the same for all protocols is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import pydantic
+from loguru import logger
+from starlette.datastructures import QueryParams
+
+from parakeet_stt.audio import SAMPLE_RATE, Samples
+from parakeet_stt.errors import ParakeetError
+from parakeet_stt.server.connection import (
+    BadMessageError,
+    Connection,
+    GoneError,
+    MessageTooLargeError,
+)
+from parakeet_stt.server.server import Server
+from parakeet_stt.session import Event, Failed, Final, Session
+from parakeet_stt.vad import Endpointing
+
+T = TypeVar("T")
+
+_CLOSE_SECONDS = 5.0  # How long the last messages may take to be sent.
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why and how a conversation ends.
+
+    Attributes:
+        code: The WebSocket's close code.
+        reason: For the client and the log.
+        deliver: Whether what was heard gets its finals first.
+    """
+
+    code: int
+    reason: str
+    deliver: bool = True
+
+
+DONE = Ending(1000, "")
+GONE = Ending(1000, "the client has gone", deliver=False)
+DRAINING = Ending(1001, "the server is shutting down")
+BROKEN = Ending(1011, "internal error", deliver=False)
+
+
+class Dialect(ABC):
+    """One protocol: what its messages mean for a session, and a session's events for it.
+
+    Made before the connection is accepted; raises a ParakeetError where it cannot be, and the
+    client is then told why.
+
+    Attributes:
+        protocol: Its name in metrics and the log.
+
+    Args:
+        talk: The conversation that it translates.
+        query: What the URL asks for.
+    """
+
+    protocol: ClassVar[str]
+
+    def __init__(self, talk: Conversation, query: QueryParams) -> None:
+        self.talk = talk
+
+    def greet(self) -> None:  # noqa: B027 (there may be nothing to say)
+        """The connection is there: open the session, say what is said first."""
+
+    @abstractmethod
+    def receive(self, message: str | bytes) -> None:
+        """A message has come.
+
+        Raises:
+            ParakeetError: It cannot be used; the client is told, and the conversation goes on.
+        """
+
+    @abstractmethod
+    def tell(self, event: Event) -> None:
+        """The session has something to say."""
+
+    @abstractmethod
+    def complain(self, error: ParakeetError) -> None:
+        """Tell the client of an error."""
+
+    def leave(self, ending: Ending) -> None:  # noqa: B027 (there may be nothing to say)
+        """The last words, after every final and before the connection is closed."""
+
+
+class Conversation:
+    """One streaming client.
+
+    Args:
+        server: Whose client it is.
+        dialect: What it speaks.
+        query: What its URL asks for.
+
+    Raises:
+        ParakeetError: The URL asks for what cannot be had.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        dialect: Callable[[Conversation, QueryParams], Dialect],
+        query: QueryParams,
+    ) -> None:
+        self.server = server
+        self.session: Session | None = None
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._unsent: deque[str | bytes] = deque()
+        self._has_unsent = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._sent.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._relaying: asyncio.Task[None] | None = None
+        self._dialect = dialect(self, query)
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ends, once that is known."""
+        return self._ending.result() if self._ending.done() else None
+
+    def open(
+        self,
+        *,
+        endpointing: Endpointing | None,
+        interims: bool,
+        boost: Mapping[str, float] | None = None,
+    ) -> Session:
+        """Open the session, or change how the one that is open listens.
+
+        Args:
+            endpointing: As :meth:`~parakeet_stt.Engine.open`; None where the client flushes.
+            interims: Whether hypotheses are wanted.
+            boost: Phrases to expect.
+
+        Raises:
+            ConfigurationError: A phrase that cannot be used.
+        """
+        settings = self.server.settings
+        options = self.server.options(boost)
+        interval = settings.chunk_ms / 1000 if interims else None
+        preroll = settings.preroll_ms / 1000 if endpointing else None
+        if self.session is not None:
+            self.session.configure(
+                options, interval=interval, preroll=preroll, endpointing=endpointing
+            )
+            return self.session
+        self.session = self.server.engine.open(
+            options, interval=interval, preroll=preroll, endpointing=endpointing
+        )
+        self._relaying = self._start(self._relay(self.session))
+        return self.session
+
+    def hear(self, samples: Samples) -> None:
+        """Hand audio to the session.
+
+        Raises:
+            ParakeetError: As :meth:`~parakeet_stt.Session.send`.
+        """
+        assert self.session is not None
+        self.session.send(samples)
+        metrics = self.server.metrics.audio.labels(self._dialect.protocol)
+        metrics.inc(len(samples) / SAMPLE_RATE)
+
+    def say(self, message: str | bytes) -> None:
+        """Queue a message for the client."""
+        self._unsent.append(message)
+        self._sent.clear()
+        self._has_unsent.set()
+
+    def end(self, ending: Ending) -> None:
+        """Come to an end; the first reason for it is the one that counts."""
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    def drain(self) -> None:
+        """End because the server does."""
+        self.end(DRAINING)
+
+    async def run(self, connection: Connection) -> None:
+        """Talk to the client until either side ends it.
+
+        Args:
+            connection: Accepted already.
+        """
+        server, dialect = self.server, self._dialect
+        too_long = Ending(
+            1008, f"sessions end after {server.settings.max_session_seconds:g} seconds"
+        )
+        limit = asyncio.get_running_loop().call_later(
+            server.settings.max_session_seconds, self.end, too_long
+        )
+        server.conversations.add(self)
+        try:
+            self._start(self._write(connection))
+            dialect.greet()
+            reading = self._start(self._read(connection))
+            ending = await self._ending
+            reading.cancel()
+            await self._finish(connection, ending)
+            server.metrics.endings.labels(dialect.protocol, str(ending.code)).inc()
+            logger.debug(f"{dialect.protocol}: closed with {ending.code} {ending.reason}")
+        finally:
+            limit.cancel()
+            server.conversations.discard(self)
+            if self.session is not None:
+                self.session.abort()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _finish(self, connection: Connection, ending: Ending) -> None:
+        """Get the finals that are wanted, send everything, and close."""
+        server = self.server
+        session = self.session
+        try:
+            async with asyncio.timeout(server.settings.drain_seconds):
+                if session is not None and self._relaying is not None and ending.deliver:
+                    try:
+                        await session.finish()
+                    except ParakeetError as error:  # An event tells the client.
+                        logger.warning(f"the last words got no final: {error}")
+                    await asyncio.wait([self._relaying])
+                if ending.deliver:
+                    self._dialect.leave(ending)
+        except TimeoutError:
+            logger.warning(f"the last finals were not ready in {server.settings.drain_seconds:g} s")
+        if session is not None:
+            session.abort()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._sent.wait()
+                await connection.close(ending.code, ending.reason)
+        except TimeoutError:
+            logger.info("the client did not take the last messages")
+
+    async def _read(self, connection: Connection) -> None:
+        idle = self.server.settings.idle_seconds
+        while not self._ending.done():
+            try:
+                async with asyncio.timeout(idle):
+                    message = await connection.receive()
+                if message is None:
+                    self.end(DONE if connection.finishes else GONE)
+                    return
+                self._dialect.receive(message)
+            except TimeoutError:
+                self.end(Ending(1008, f"nothing was received for {idle:g} seconds"))
+            except MessageTooLargeError as error:
+                self._complain(error)
+                self.end(Ending(1009, str(error)))
+            except ParakeetError as error:
+                self._complain(error)
+            waiting = len(self._unsent) + (self.session.unread if self.session else 0)
+            if waiting > self.server.settings.max_unsent:
+                reason = f"too slow: {waiting} messages wait to be read"
+                self.end(Ending(1008, reason, deliver=False))
+            elif self.session is not None:
+                await self._keep_up(self.session)
+
+    async def _keep_up(self, session: Session) -> None:
+        """Read no more while inference is behind."""
+        settings = self.server.settings
+        if session.lag <= settings.max_backlog_seconds:
+            return
+        try:
+            async with asyncio.timeout(settings.idle_seconds):
+                await session.keep_up(settings.max_backlog_seconds)
+        except TimeoutError:
+            self.end(Ending(1013, f"{session.lag:.0f} seconds of audio wait for inference"))
+
+    def _complain(self, error: ParakeetError) -> None:
+        protocol = self._dialect.protocol
+        self.server.metrics.errors.labels(protocol, type(error).__name__).inc()
+        logger.info(f"{protocol}: {error}")
+        self._dialect.complain(error)
+
+    async def _relay(self, session: Session) -> None:
+        """Tell the session's events as fast as the client takes them: interims wait in the session,
+        where a newer one takes an older one's place."""
+        events = aiter(session)
+        while True:
+            await self._sent.wait()
+            try:
+                event = await anext(events)
+            except StopAsyncIteration:
+                return
+            self._count(event)
+            self._dialect.tell(event)
+
+    def _count(self, event: Event) -> None:
+        metrics, protocol = self.server.metrics, self._dialect.protocol
+        match event:
+            case Final() if event.transcript.text:
+                metrics.segments.labels(protocol).inc()
+                metrics.latency.labels(protocol).observe(event.latency)
+            case Failed():
+                metrics.errors.labels(protocol, type(event.error).__name__).inc()
+
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            while self._unsent:
+                try:
+                    await connection.send(self._unsent[0])
+                except GoneError:
+                    self.end(GONE)
+                    self._unsent.clear()
+                    break
+                self._unsent.popleft()
+            self._sent.set()
+            self._has_unsent.clear()
+            await self._has_unsent.wait()
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part of the conversation has come to its end; by a defect of ours, all of it does."""
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        logger.opt(exception=error).error(f"{self._dialect.protocol}: {error!r}")
+        self.server.metrics.errors.labels(self._dialect.protocol, "internal").inc()
+        self.end(BROKEN)
+
+
+def parse(kind: pydantic.TypeAdapter[T], message: str | bytes) -> T:
+    """A client's JSON message as what the protocol has.
+
+    Raises:
+        BadMessageError: It is something else; the message says where and what.
+    """
+    try:
+        return kind.validate_json(message)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadMessageError(f"{place}: {first['msg']}" if place else first["msg"]) from error

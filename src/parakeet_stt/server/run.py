@@ -1,0 +1,220 @@
+"""The server's process: its ports, and how signals end it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+from loguru import logger
+from starlette.datastructures import QueryParams
+from starlette.types import ASGIApp
+
+from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.server.app import EARS_PATH, NATIVE_PATH, at_root, make_app
+from parakeet_stt.server.connection import LineConnection
+from parakeet_stt.server.conversation import Conversation
+from parakeet_stt.server.native import NativeLines
+from parakeet_stt.server.server import RefusedError, Server
+from parakeet_stt.server.settings import ServerSettings
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without signal handlers of its own: it ends when the server has been drained."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Running:
+    """A server with its ports open. Use :func:`run`, or in a running loop :meth:`open`.
+
+    Attributes:
+        server: What is behind the ports.
+        ports: The port that each of ``port``, ``ws_port`` and so on came to be.
+
+    Args:
+        settings: Which ports, and everything else.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.server = Server(settings)
+        self.ports: dict[str, int] = {}
+        self._settings = settings
+        self._web: list[tuple[_Uvicorn, asyncio.Task[None]]] = []
+        self._lines: list[asyncio.Server] = []
+
+    async def open(self) -> None:
+        """Open the ports, then load the model.
+
+        Raises:
+            ConfigurationError: A port cannot be had, or the certificate cannot be used.
+            ParakeetError: The model cannot be loaded.
+        """
+        settings = self._settings
+        app = make_app(self.server)
+        exposed = settings.host not in _LOOPBACK
+        try:
+            await self._open_web("port", app, settings.port)
+            for name, path in (("ws_port", NATIVE_PATH), ("ears_port", EARS_PATH)):
+                await self._open_web(name, at_root(app, path), getattr(settings, name))
+            await self._open_lines("tcp_port", settings.host, self._converse, self._tls())
+            keyless = settings.tcp_host
+            if keyless is None:
+                keyless = "127.0.0.1" if settings.api_keys else settings.host
+            await self._open_lines("status_port", keyless, self._tell_status, None)
+            if exposed and not settings.api_keys:
+                logger.warning(
+                    f"listening on {settings.host} without a key: whoever reaches this machine may "
+                    f"use it; PARAKEET_API_KEYS sets keys"
+                )
+            await self.server.start()
+        except BaseException:
+            await self.close()
+            raise
+        scheme = "https" if settings.tls_cert else "http"
+        ports = ", ".join(f"{name} {port}" for name, port in self.ports.items() if name != "port")
+        logger.info(
+            f"ready: {scheme}://{settings.host}:{self.ports['port']}"
+            + (f" ({ports})" if ports else "")
+            + ("" if exposed else "; this machine only, --host 0.0.0.0 opens it to others")
+        )
+
+    async def drain(self) -> None:
+        """Let what is open come to its end, then close the ports."""
+        await self.server.drain()
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the ports, whatever is open."""
+        for lines in self._lines:
+            lines.close()
+        for web, _ in self._web:
+            web.should_exit = True
+        if self._web:
+            await asyncio.wait([task for _, task in self._web])
+
+    async def _open_web(self, name: str, app: ASGIApp, port: int | None) -> None:
+        if port is None:
+            return
+        settings = self._settings
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws_max_size=settings.max_message_kb * 1024,
+            ws_per_message_deflate=False,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+        )
+        try:
+            config.load()
+            listening = config.bind_socket()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"{name} {port} cannot be opened: {error}") from error
+        except SystemExit as error:  # What uvicorn does where a port is taken; it has said why.
+            raise ConfigurationError(
+                f"{name} {port} of {settings.host} cannot be opened: is it in use?"
+            ) from error
+        web = _Uvicorn(config)
+        task = asyncio.create_task(web.serve([listening]), name=f"uvicorn-{name}")
+        self._web.append((web, task))
+        self.ports[name] = listening.getsockname()[1]
+
+    async def _open_lines(
+        self, name: str, host: str, handler: Handler, tls: ssl.SSLContext | None
+    ) -> None:
+        port = getattr(self._settings, name)
+        if port is None:
+            return
+        limit = self._settings.max_message_kb * 1024
+        try:
+            lines = await asyncio.start_server(handler, host, port, limit=limit, ssl=tls)
+        except OSError as error:
+            raise ConfigurationError(f"{name} {port} cannot be opened: {error}") from error
+        self._lines.append(lines)
+        self.ports[name] = lines.sockets[0].getsockname()[1]
+
+    def _tls(self) -> ssl.SSLContext | None:
+        settings = self._settings
+        if settings.tls_cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        return context
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = LineConnection(reader, writer)
+        try:
+            with self.server.admit(NativeLines.protocol):
+                await Conversation(self.server, NativeLines, QueryParams()).run(connection)
+        except RefusedError as error:
+            # In system 004's words, which its clients may look for.
+            full = error.reason == "sessions"
+            message = "No free streaming state available." if full else str(error)
+            writer.write(json.dumps({"type": "error", "message": message}).encode() + b"\n")
+            await connection.close(1013, str(error))
+
+    async def _tell_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        status = {"type": "status", "connected_streams": self.server.sessions}
+        writer.write(json.dumps(status).encode() + b"\n")
+        writer.close()
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT; a second one does not wait for open sessions.
+
+    Raises:
+        ParakeetError: As :meth:`Running.open`.
+    """
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    running = Running(settings)
+
+    def stop() -> None:
+        if asked.is_set():
+            signals.cancel()
+        asked.set()
+
+    async def until_drained() -> None:
+        opening = asyncio.create_task(running.open())
+        stopping = asyncio.create_task(asked.wait())
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            opening.result()
+            await stopping
+        else:
+            opening.cancel()
+        await running.drain()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    # Uvicorn's own words, where there are any, go where ours go.
+    logging.getLogger("uvicorn").addHandler(_Forward())
+    signals = asyncio.create_task(until_drained())
+    with contextlib.suppress(asyncio.CancelledError):
+        await signals
+    await running.close()
+
+
+class _Forward(logging.Handler):
+    """Python's logging to loguru's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "DEBUG" if record.levelno <= logging.INFO else record.levelname
+        logger.opt(exception=record.exc_info).log(level, record.getMessage())
