@@ -66,19 +66,19 @@ def serving(**settings: Any) -> Iterator[Served]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server", daemon=True)
     thread.start()
+    given = {"model": "tiny", "backend": "onnx", "port": 0, **settings}
+
+    async def make() -> Running:
+        return Running(load_server_settings({}, **given))
+
+    running = asyncio.run_coroutine_threadsafe(make(), loop).result()
+    served = Served(running, loop)
     try:
-        given = {"model": "tiny", "backend": "onnx", "port": 0, **settings}
-        running = Running(load_server_settings({}, **given))
-        served = None
-
-        async def make() -> Served:
-            await running.open()
-            return Served(running, loop)
-
-        served = asyncio.run_coroutine_threadsafe(make(), loop).result(60)
+        served.run(running.open())
         yield served
         served.run(running.drain())
     finally:
+        asyncio.run_coroutine_threadsafe(running.close(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -12,6 +12,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from parakeet_stt.errors import ParakeetError
 
 
+ABORT = "parakeet.abort"
+"""ASGI extension of a WebSocket that can be closed although its client takes nothing."""
+
+
 class BadMessageError(ParakeetError):
     """A message that is not what the protocol has; the connection may go on."""
 
@@ -56,6 +60,10 @@ class Connection(ABC):
     async def close(self, code: int, reason: str) -> None:
         """Close, with a WebSocket's close code where that is heard; never raises."""
 
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once, whatever has not been sent."""
+
 
 class WebSocketConnection(Connection):
     """A WebSocket that has been accepted; uvicorn bounds its messages (close code 1009)."""
@@ -87,6 +95,10 @@ class WebSocketConnection(Connection):
         if self._websocket.application_state is WebSocketState.CONNECTED:
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # It went first.
                 await self._websocket.close(code, reason[:120])  # 123 bytes at most.
+
+    def abort(self) -> None:
+        """As :meth:`Connection.abort`."""
+        self._websocket.scope["extensions"][ABORT]["abort"]()
 
 
 class LineConnection(Connection):
@@ -137,3 +149,7 @@ class LineConnection(Connection):
         self._writer.close()
         with contextlib.suppress(OSError):  # It went first.
             await self._writer.wait_closed()
+
+    def abort(self) -> None:
+        """As :meth:`Connection.abort`."""
+        self._writer.transport.abort()

@@ -31,6 +31,7 @@ from parakeet_stt.vad import Endpointing
 T = TypeVar("T")
 
 _CLOSE_SECONDS = 5.0  # How long the last messages may take to be sent.
+_LISTEN_SECONDS = 0.2  # How long what a client has sent already may take to get here.
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,18 @@ class Ending:
         code: The WebSocket's close code.
         reason: For the client and the log.
         deliver: Whether what was heard gets its finals first.
+        listen: Whether what is on its way is heard first: the client does not know of its end yet.
     """
 
     code: int
     reason: str
     deliver: bool = True
+    listen: bool = False
 
 
 DONE = Ending(1000, "")
 GONE = Ending(1000, "the client has gone", deliver=False)
-DRAINING = Ending(1001, "the server is shutting down")
+DRAINING = Ending(1001, "the server is shutting down", listen=True)
 BROKEN = Ending(1011, "internal error", deliver=False)
 
 
@@ -196,7 +199,7 @@ class Conversation:
         """
         server, dialect = self.server, self._dialect
         too_long = Ending(
-            1008, f"sessions end after {server.settings.max_session_seconds:g} seconds"
+            1008, f"sessions end after {server.settings.max_session_seconds:g} seconds", listen=True
         )
         limit = asyncio.get_running_loop().call_later(
             server.settings.max_session_seconds, self.end, too_long
@@ -207,6 +210,8 @@ class Conversation:
             dialect.greet()
             reading = self._start(self._read(connection))
             ending = await self._ending
+            if ending.listen:
+                await asyncio.wait([reading], timeout=_LISTEN_SECONDS)
             reading.cancel()
             await self._finish(connection, ending)
             server.metrics.endings.labels(dialect.protocol, str(ending.code)).inc()
@@ -243,10 +248,11 @@ class Conversation:
                 await connection.close(ending.code, ending.reason)
         except TimeoutError:
             logger.info("the client did not take the last messages")
+            connection.abort()
 
     async def _read(self, connection: Connection) -> None:
         idle = self.server.settings.idle_seconds
-        while not self._ending.done():
+        while self.ending is None or self.ending.listen:
             try:
                 async with asyncio.timeout(idle):
                     message = await connection.receive()

@@ -14,10 +14,12 @@ import uvicorn
 from loguru import logger
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.app import EARS_PATH, NATIVE_PATH, at_root, make_app
-from parakeet_stt.server.connection import LineConnection
+from parakeet_stt.server.connection import ABORT, LineConnection
 from parakeet_stt.server.conversation import Conversation
 from parakeet_stt.server.native import NativeLines
 from parakeet_stt.server.server import RefusedError, Server
@@ -34,6 +36,15 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _WebSockets(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSockets, which can also be ended while a client takes nothing."""
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"][ABORT] = {"abort": self.transport.abort}
 
 
 class Running:
@@ -115,6 +126,7 @@ class Running:
             lifespan="off",
             log_config=None,
             access_log=False,
+            ws=_WebSockets,
             ws_max_size=settings.max_message_kb * 1024,
             ws_per_message_deflate=False,
             ssl_certfile=settings.tls_cert,
@@ -216,5 +228,7 @@ class _Forward(logging.Handler):
     """Python's logging to loguru's."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if "without completing handshake" in record.getMessage():
+            return  # What uvicorn says of every WebSocket that is refused.
         level = "DEBUG" if record.levelno <= logging.INFO else record.levelname
         logger.opt(exception=record.exc_info).log(level, record.getMessage())
