@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 import parakeet_stt
-from parakeet_stt.bench import ENGINES, SECTIONS
+from parakeet_stt.bench import DIALECTS, ENGINES, SECTIONS
 from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
 from parakeet_stt.settings import ParakeetSettings, load_settings, variable_name
 from parakeet_stt.transcript import Transcript
@@ -129,7 +129,56 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--minutes", type=int, default=60, help="of audio, half of it speech")
     _add_bench_arguments(command, _bench_soak)
     _add_model_arguments(command)
+
+    command = benches.add_parser("server", help="a running server with ever more people at once")
+    _add_bench_server_arguments(command)
+    _add_bench_arguments(command, _bench_server)
     return parser
+
+
+def _add_bench_server_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        *("--url", "--stt-url"),
+        default="ws://localhost:8000/ws",
+        help="the server's; its path tells the protocol (default: %(default)s)",
+    )
+    command.add_argument("--dialect", choices=DIALECTS, help="the protocol, whatever the path")
+    command.add_argument("--api-key", metavar="KEY")
+    command.add_argument(
+        "--concurrency",
+        default="1,5,10,20,30,40",
+        metavar="N,N,...",
+        help="how many people speak at once, level by level (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seconds", type=float, default=20, help="of each level, at least (default: %(default)s)"
+    )
+    command.add_argument("--frame-ms", type=int, default=100, help="audio that is sent at a time")
+    command.add_argument(
+        "--timeout", type=float, default=30, help="seconds for a connection, and for any answer"
+    )
+    command.add_argument(
+        "--post-wait", type=float, default=30, help="seconds after speech until a final is lost"
+    )
+    command.add_argument(
+        "--tts-url", metavar="URL", help="a TTS service that speaks, instead of recordings"
+    )
+    command.add_argument("--gpu-id", type=int, metavar="N", help="GPU to watch (default: found)")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("benchmark_results.csv"),
+        metavar="FILE",
+        help="the figures as CSV (default: %(default)s)",
+    )
+    command.add_argument("--probe", action="store_true", help="speak once and show every message")
+    # Without a default of its own, which would undo a -v before "bench".
+    command.add_argument(
+        *("-v", "--verbose"),
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show every session's messages",
+    )
 
 
 def _add_bench_arguments(
@@ -369,6 +418,27 @@ def _bench_soak(arguments: argparse.Namespace) -> int:
         arguments.plots,
         _err,
     )
+
+
+def _bench_server(arguments: argparse.Namespace) -> int:
+    with _extra("bench", "the benchmark"):
+        from parakeet_stt.bench.server import Options, probe, run
+    options = Options(
+        url=arguments.url,
+        dialect=arguments.dialect,
+        key=arguments.api_key,
+        concurrency=arguments.concurrency,
+        seconds=arguments.seconds,
+        frame_ms=arguments.frame_ms,
+        timeout=arguments.timeout,
+        post_wait=arguments.post_wait,
+        data=arguments.data,
+        tts_url=arguments.tts_url,
+        gpu=arguments.gpu_id,
+    )
+    if arguments.probe:
+        return probe(options, _out)
+    return run(options, arguments.output, arguments.json, arguments.plots, _err)
 
 
 @contextmanager

@@ -5,3 +5,6 @@ ENGINES = ("ours-onnx", "ours-mlx", "parakeet-mlx", "onnx-asr", "sherpa-onnx")
 
 SECTIONS = ("offline", "streaming", "exactness", "lengths", "committed", "flush")
 """Its parts."""
+
+DIALECTS = ("ws", "native", "deepgram", "realtime")
+"""What ``bench server`` can speak."""

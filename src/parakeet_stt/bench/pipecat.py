@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jiwer
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
@@ -37,8 +36,9 @@ from rich.table import Table
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.bench.looplag import LoopLag
-from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
+from parakeet_stt.bench.recordings import Recording, read_recordings
 from parakeet_stt.bench.report import machine, new_plot, percentiles, save_plot, write_json
+from parakeet_stt.bench.scores import word_error_rate
 from parakeet_stt.engine import Engine
 from parakeet_stt.model.parakeet import load_model
 from parakeet_stt.player import Player
@@ -182,13 +182,13 @@ def run(
 
 def _set_figures(rows: list[tuple[Recording, str, Heard]]) -> dict[str, Any]:
     """Figures of one set: each recording, its offline transcript, and what a pipeline heard."""
-    texts = [normalised(recording.text) for recording, _, _ in rows]
+    texts = [recording.text for recording, _, _ in rows]
     seconds = sum(len(recording.samples()) for recording, _, _ in rows) / SAMPLE_RATE
     interims = sum(heard.interims for _, _, heard in rows)
     return {
         "recordings": len(rows),
-        "wer_pipeline": jiwer.wer(texts, [normalised(" ".join(h.finals)) for _, _, h in rows]),
-        "wer_offline": jiwer.wer(texts, [normalised(text) for _, text, _ in rows]),
+        "wer_pipeline": word_error_rate(texts, [" ".join(heard.finals) for _, _, heard in rows]),
+        "wer_offline": word_error_rate(texts, [text for _, text, _ in rows]),
         "finals": sum(len(heard.finals) for _, _, heard in rows),
         "interims": interims,
         "interims_per_second": interims / seconds,

@@ -140,6 +140,20 @@ def ratios(figures: Figures) -> list[Figures]:
     ]
 
 
+def word_error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
+    """Word errors of all texts by words of all references; of at least one."""
+    return float(jiwer.wer(list(map(normalised, said)), list(map(normalised, heard))))
+
+
+def tail_word_recall(said: Sequence[str], heard: Sequence[str]) -> float:
+    """Share of the references, of at least one, whose last word was heard in its place."""
+    found = jiwer.process_words(list(map(normalised, said)), list(map(normalised, heard)))
+    return fmean(
+        any(c.type == "equal" and c.ref_end_idx == len(words) for c in chunks)
+        for words, chunks in zip(found.references, found.alignments, strict=True)
+    )
+
+
 def prefix_fit(words: Sequence[str], text: Sequence[str]) -> tuple[int, int]:
     """The prefix of a text that words fit best.
 
@@ -169,8 +183,8 @@ def _kept(rows: Sequence[Result], final: str) -> Figures:
 
 
 def _wer(rows: Sequence[Result], heard: str, references: Mapping[str, str]) -> float:
-    said = [normalised(references[row["file"]]) for row in rows]
-    return round(float(jiwer.wer(said, [normalised(row[heard]) for row in rows])), 5)
+    said = [references[row["file"]] for row in rows]
+    return round(word_error_rate(said, [row[heard] for row in rows]), 5)
 
 
 def _costs(result: Result) -> Figures:
