@@ -130,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_arguments(command, _bench_soak)
     _add_model_arguments(command)
 
+    command = benches.add_parser("endurance", help="does a running server leave anything behind?")
+    command.add_argument("--url", default="ws://localhost:8000/v1/stream")
+    command.add_argument("--api-key", metavar="KEY")
+    command.add_argument("--drop", type=int, default=500, help="sessions to open and drop")
+    command.add_argument("--minutes", type=int, default=30, help="of audio through one session")
+    _add_bench_arguments(command, _bench_endurance)
+
     command = benches.add_parser("server", help="a running server with ever more people at once")
     _add_bench_server_arguments(command)
     _add_bench_arguments(command, _bench_server)
@@ -413,6 +420,21 @@ def _bench_soak(arguments: argparse.Namespace) -> int:
     return run(
         _settings(arguments),
         arguments.data,
+        arguments.minutes,
+        arguments.json,
+        arguments.plots,
+        _err,
+    )
+
+
+def _bench_endurance(arguments: argparse.Namespace) -> int:
+    with _extra("bench", "the benchmark"):
+        from parakeet_stt.bench.endurance import run
+    return run(
+        arguments.url,
+        arguments.api_key,
+        arguments.data,
+        arguments.drop,
         arguments.minutes,
         arguments.json,
         arguments.plots,

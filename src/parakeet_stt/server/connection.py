@@ -11,7 +11,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from parakeet_stt.errors import ParakeetError
 
-
 ABORT = "parakeet.abort"
 """ASGI extension of a WebSocket that can be closed although its client takes nothing."""
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 _LATENCIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -15,6 +22,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        ProcessCollector(registry=registry)  # Memory, CPU time, open files; on Linux only.
         self.sessions = Counter(
             "parakeet_sessions", "Streaming sessions.", ["protocol"], registry=registry
         )
@@ -52,6 +60,7 @@ class Metrics:
         self.lag = Gauge(
             "parakeet_lag_seconds", "Audio waiting for inference, all sessions.", registry=registry
         )
+        self.tasks = Gauge("parakeet_tasks", "Tasks on the event loop.", registry=registry)
         self.ready = Gauge("parakeet_ready", "1 while work is accepted.", registry=registry)
 
     def render(self) -> bytes:

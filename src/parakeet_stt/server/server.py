@@ -99,6 +99,8 @@ class Server:
         Raises:
             ParakeetError: It cannot be loaded, or not be used with these settings.
         """
+        loop = asyncio.get_running_loop()
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await self.engine.check(self.options())
         if self.state is State.LOADING:
             self.state = State.READY
