@@ -28,7 +28,7 @@ from parakeet_stt.model.encoder import Encoder
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.model.windows import WindowedStream
+from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
 from parakeet_stt.settings import (
     Attention,
     Backend,
@@ -152,6 +152,9 @@ class Model:
         if self._warm:
             return
         self._warm = True
+        if self.encoder.name == "onnx":
+            # Its memory arena is then as large as it will be, instead of growing for half an hour.
+            self._seconds([np.zeros((LONGEST_WINDOW, self.config.features), np.float32)])
         for seconds in WARM_UP_SECONDS:
             self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
         window = np.zeros((200, self.config.features), np.float32)
