@@ -10,8 +10,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -23,8 +22,14 @@ from rich.table import Table
 from rich.text import Text
 
 import parakeet_stt
-from parakeet_stt.bench import DIALECTS, ENGINES, SECTIONS
-from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
+from parakeet_stt.arguments import (
+    add_boost_argument,
+    add_model_arguments,
+    needs_extra,
+    settings_of,
+)
+from parakeet_stt.bench.commands import add_benches
+from parakeet_stt.errors import AudioError, ParakeetError
 from parakeet_stt.settings import ParakeetSettings, load_settings, variable_name
 from parakeet_stt.transcript import Transcript
 
@@ -78,20 +83,20 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("transcribe", help="write down what recordings say")
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
     command.add_argument("--format", choices=FORMATS, default="text")
-    _add_model_arguments(command)
-    _add_boost_argument(command)
+    add_model_arguments(command)
+    add_boost_argument(command)
     command.set_defaults(run=_transcribe)
 
     command = commands.add_parser("listen", help="show what is said, as it is said")
     command.add_argument("--audio", type=Path, metavar="FILE", help="a recording, in real time")
-    _add_model_arguments(command)
-    _add_boost_argument(command)
+    add_model_arguments(command)
+    add_boost_argument(command)
     command.set_defaults(run=_listen)
 
     command = commands.add_parser("serve", help="a server that existing clients already speak to")
     _add_server_arguments(command)
-    _add_model_arguments(command)
-    _add_boost_argument(command)
+    add_model_arguments(command)
+    add_boost_argument(command)
     command.set_defaults(run=_serve)
 
     command = commands.add_parser("models", help="list what is bundled, cached and known")
@@ -101,119 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_doctor)
 
     command = commands.add_parser("bench", help="measure accuracy and latency")
-    benches = command.add_subparsers(required=True, metavar="WHAT")
-    command = benches.add_parser("engine", help="the engine beside its peers: accuracy, cost, time")
-    command.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
-    command.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    command.add_argument("--limit", type=int, metavar="N", help="so many recordings of each set")
-    _add_bench_arguments(command, _bench_engine)
-    _add_model_arguments(command, "--model")
-
-    command = benches.add_parser("pipecat", help="the service in a real pipeline with a VAD")
-    command.add_argument("--limit", type=int, metavar="N", help="so many utterances of each set")
-    _add_bench_arguments(command, _bench_pipecat)
-    _add_model_arguments(command)
-
-    command = benches.add_parser("boost", help="what boosting names gains and what it costs")
-    command.add_argument("--limit", type=int, metavar="N", help="so many recordings of each set")
-    _add_bench_arguments(command, _bench_boost, plots=False)
-    _add_model_arguments(command)
-
-    command = benches.add_parser("load", help="how many people one process hears at once, in fp32")
-    command.add_argument("--seconds", type=float, default=12, help="of each step's measurement")
-    command.add_argument("--frame-ms", type=int, default=100, help="audio that is sent at a time")
-    _add_bench_arguments(command, _bench_load)
-    _add_model_arguments(command, "--model", "--backend")
-
-    command = benches.add_parser("soak", help="memory and cost over an hour in one session")
-    command.add_argument("--minutes", type=int, default=60, help="of audio, half of it speech")
-    _add_bench_arguments(command, _bench_soak)
-    _add_model_arguments(command)
-
-    command = benches.add_parser("endurance", help="does a running server leave anything behind?")
-    command.add_argument("--url", default="ws://localhost:8000/v1/stream")
-    command.add_argument("--api-key", metavar="KEY")
-    command.add_argument("--drop", type=int, default=500, help="sessions to open and drop")
-    command.add_argument("--minutes", type=int, default=30, help="of audio through one session")
-    _add_bench_arguments(command, _bench_endurance)
-
-    command = benches.add_parser("server", help="a running server with ever more people at once")
-    _add_bench_server_arguments(command)
-    _add_bench_arguments(command, _bench_server)
+    add_benches(command)
     return parser
-
-
-def _add_bench_server_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        *("--url", "--stt-url"),
-        default="ws://localhost:8000/ws",
-        help="the server's; its path tells the protocol (default: %(default)s)",
-    )
-    command.add_argument("--dialect", choices=DIALECTS, help="the protocol, whatever the path")
-    command.add_argument("--api-key", metavar="KEY")
-    command.add_argument(
-        "--concurrency",
-        default="1,5,10,20,30,40",
-        metavar="N,N,...",
-        help="how many people speak at once, level by level (default: %(default)s)",
-    )
-    command.add_argument(
-        "--seconds", type=float, default=20, help="of each level, at least (default: %(default)s)"
-    )
-    command.add_argument("--frame-ms", type=int, default=100, help="audio that is sent at a time")
-    command.add_argument(
-        "--timeout", type=float, default=30, help="seconds for a connection, and for any answer"
-    )
-    command.add_argument(
-        "--post-wait", type=float, default=30, help="seconds after speech until a final is lost"
-    )
-    command.add_argument(
-        "--tts-url", metavar="URL", help="a TTS service that speaks, instead of recordings"
-    )
-    command.add_argument("--gpu-id", type=int, metavar="N", help="GPU to watch (default: found)")
-    command.add_argument(
-        "--output",
-        type=Path,
-        default=Path("benchmark_results.csv"),
-        metavar="FILE",
-        help="the figures as CSV (default: %(default)s)",
-    )
-    command.add_argument("--probe", action="store_true", help="speak once and show every message")
-    # Without a default of its own, which would undo a -v before "bench".
-    command.add_argument(
-        *("-v", "--verbose"),
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="show every session's messages",
-    )
-
-
-def _add_bench_arguments(
-    command: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], int],
-    plots: bool = True,
-) -> None:
-    command.add_argument("--data", type=Path, default=Path("tests/data"), metavar="FOLDER")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    if plots:
-        command.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the figures there")
-    command.set_defaults(run=run)
-
-
-_MODEL_ARGUMENTS = {
-    "--model": {
-        "help": "tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
-    },
-    "--backend": {"choices": ("auto", "mlx", "onnx"), "help": "PARAKEET_BACKEND"},
-    "--device": {"choices": ("auto", "gpu", "cpu", "cuda", "mps"), "help": "PARAKEET_DEVICE"},
-    "--precision": {"choices": ("auto", "bf16", "fp32"), "help": "PARAKEET_PRECISION"},
-}
-
-
-def _add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
-    """Add the arguments of these names; all by default."""
-    for name in names or _MODEL_ARGUMENTS:
-        command.add_argument(name, **_MODEL_ARGUMENTS[name])  # type: ignore[arg-type]
 
 
 def _add_server_arguments(command: argparse.ArgumentParser) -> None:
@@ -239,23 +133,11 @@ def _add_server_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(*flags, type=kind, help=about)
 
 
-def _add_boost_argument(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--boost", metavar="PHRASES", help="'Ada Lovelace, Kubernetes:5' (PARAKEET_BOOST)"
-    )
-
-
-def _settings(arguments: argparse.Namespace) -> ParakeetSettings:
-    """The settings, where arguments of the same name win over the environment."""
-    given = vars(arguments)
-    return load_settings(**{name: given.get(name) for name in ParakeetSettings.model_fields})
-
-
 def _transcribe(arguments: argparse.Namespace) -> int:
     from parakeet_stt.audio import duration_of
     from parakeet_stt.model.parakeet import load_model
 
-    settings = _settings(arguments)
+    settings = settings_of(arguments)
     for file in arguments.files:
         if not file.is_file():
             raise AudioError(f"no such audio file: {file}")
@@ -300,7 +182,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
 def _listen(arguments: argparse.Namespace) -> int:
     from parakeet_stt.listen import listen
 
-    settings = _settings(arguments)
+    settings = settings_of(arguments)
     with Live(console=_out, auto_refresh=False) as live:
 
         def show(committed: str, tentative: str) -> None:
@@ -316,7 +198,7 @@ def _listen(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    with _extra("server", "the server"):
+    with needs_extra("server", "the server"):
         from parakeet_stt.server.run import serve
         from parakeet_stt.server.settings import ServerSettings, load_server_settings
     given = vars(arguments)
@@ -363,115 +245,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
     ]
     _out.print(f"\nset in the environment: {', '.join(changed) or 'nothing'}")
     return 0 if healthy else 1
-
-
-def _bench_engine(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.engine import run
-    return run(
-        load_settings(model=arguments.model),
-        arguments.data,
-        arguments.limit,
-        arguments.engines,
-        arguments.sections,
-        arguments.json,
-        arguments.plots,
-        _err,
-    )
-
-
-def _bench_pipecat(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.pipecat import run
-    return run(
-        _settings(arguments),
-        arguments.data,
-        arguments.limit,
-        arguments.json,
-        arguments.plots,
-        _err,
-    )
-
-
-def _bench_boost(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.boost import run
-    return run(_settings(arguments), arguments.data, arguments.limit, arguments.json, _err)
-
-
-def _bench_load(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.load import run
-    return run(
-        load_settings(model=arguments.model).model,
-        arguments.backend,
-        arguments.data,
-        arguments.seconds,
-        arguments.frame_ms,
-        arguments.json,
-        arguments.plots,
-        _err,
-    )
-
-
-def _bench_soak(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.soak import run
-    return run(
-        _settings(arguments),
-        arguments.data,
-        arguments.minutes,
-        arguments.json,
-        arguments.plots,
-        _err,
-    )
-
-
-def _bench_endurance(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.endurance import run
-    return run(
-        arguments.url,
-        arguments.api_key,
-        arguments.data,
-        arguments.drop,
-        arguments.minutes,
-        arguments.json,
-        arguments.plots,
-        _err,
-    )
-
-
-def _bench_server(arguments: argparse.Namespace) -> int:
-    with _extra("bench", "the benchmark"):
-        from parakeet_stt.bench.server import Options, probe, run
-    options = Options(
-        url=arguments.url,
-        dialect=arguments.dialect,
-        key=arguments.api_key,
-        concurrency=arguments.concurrency,
-        seconds=arguments.seconds,
-        frame_ms=arguments.frame_ms,
-        timeout=arguments.timeout,
-        post_wait=arguments.post_wait,
-        data=arguments.data,
-        tts_url=arguments.tts_url,
-        gpu=arguments.gpu_id,
-    )
-    if arguments.probe:
-        return probe(options, _out)
-    return run(options, arguments.output, arguments.json, arguments.plots, _err)
-
-
-@contextmanager
-def _extra(name: str, who: str) -> Iterator[None]:
-    """Say which extra is missing."""
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{who} needs {error.name}: pip install 'pipecat-parakeet-stt[{name}]'"
-        ) from error
 
 
 if __name__ == "__main__":

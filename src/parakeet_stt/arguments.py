@@ -1,0 +1,49 @@
+"""Arguments that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.settings import ParakeetSettings, load_settings
+
+_MODEL_ARGUMENTS = {
+    "--model": {
+        "help": "tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
+    },
+    "--backend": {"choices": ("auto", "mlx", "onnx"), "help": "PARAKEET_BACKEND"},
+    "--device": {"choices": ("auto", "gpu", "cpu", "cuda", "mps"), "help": "PARAKEET_DEVICE"},
+    "--precision": {"choices": ("auto", "bf16", "fp32"), "help": "PARAKEET_PRECISION"},
+}
+
+
+def add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
+    """Add the arguments of these names; all by default."""
+    for name in names or _MODEL_ARGUMENTS:
+        command.add_argument(name, **_MODEL_ARGUMENTS[name])  # type: ignore[arg-type]
+
+
+def add_boost_argument(command: argparse.ArgumentParser) -> None:
+    """Add ``--boost``."""
+    command.add_argument(
+        "--boost", metavar="PHRASES", help="'Ada Lovelace, Kubernetes:5' (PARAKEET_BOOST)"
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> ParakeetSettings:
+    """The settings, where arguments of the same name win over the environment."""
+    given = vars(arguments)
+    return load_settings(**{name: given.get(name) for name in ParakeetSettings.model_fields})
+
+
+@contextmanager
+def needs_extra(name: str, who: str) -> Iterator[None]:
+    """Say which extra is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{who} needs {error.name}: pip install 'pipecat-parakeet-stt[{name}]'"
+        ) from error
