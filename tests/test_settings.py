@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from pydantic.fields import FieldInfo
 
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.server.settings import ServerSettings, own_fields
 from parakeet_stt.settings import (
     DEFAULT_BOOST,
     ParakeetSettings,
@@ -17,7 +19,8 @@ from parakeet_stt.settings import (
     variable_name,
 )
 
-VARIABLES = {variable_name(name) for name in ParakeetSettings.model_fields}
+FIELDS = ServerSettings.model_fields  # The engine's and the server's.
+VARIABLES = {variable_name(name) for name in FIELDS}
 
 
 def test_the_ancestors_variables_have_the_ancestors_defaults() -> None:
@@ -87,21 +90,23 @@ def test_phrases_to_boost_are_separated_by_commas(
     assert load_settings(boost=phrases).boost == phrases
 
 
-def test_configuration_md_holds_the_table() -> None:
-    assert table(ParakeetSettings.model_fields) in (ROOT / "docs" / "configuration.md").read_text(
-        encoding="utf-8"
-    )
+@pytest.mark.parametrize(
+    ("document", "fields"),
+    [("configuration.md", ParakeetSettings.model_fields), ("server.md", own_fields())],
+)
+def test_the_documents_hold_the_tables(document: str, fields: dict[str, FieldInfo]) -> None:
+    assert table(fields) in (ROOT / "docs" / document).read_text(encoding="utf-8")
 
 
 def test_env_example_names_every_variable_with_its_default() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert set(re.findall(r"PARAKEET_[A-Z_]+(?==)", text)) == VARIABLES
-    for name, field in ParakeetSettings.model_fields.items():
+    for name, field in FIELDS.items():
         (value,) = re.findall(rf"^# ?{variable_name(name)}=(.*)$", text, re.MULTILINE)
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(map(str, default))
-        assert value.strip() == ("" if default in (None, {}) else str(default)).replace(
+        assert value.strip() == ("" if default in (None, {}, "") else str(default)).replace(
             "True", "true"
         )
 

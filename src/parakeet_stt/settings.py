@@ -38,7 +38,7 @@ S = TypeVar("S", bound="ParakeetSettings")
 class ParakeetSettings(BaseSettings):
     """Settings from the environment; every field is the variable ``PARAKEET_<FIELD>``."""
 
-    model_config = SettingsConfigDict(env_prefix="PARAKEET_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="PARAKEET_", extra="ignore", env_ignore_empty=True)
 
     model: str = Field(
         DEFAULT_MODEL,
@@ -92,7 +92,8 @@ class ParakeetSettings(BaseSettings):
         0.1,
         ge=0,
         le=1,
-        description="Finals of lower confidence (0 to 1) are dropped; 0 keeps everything.",
+        description="The Pipecat service drops finals of lower confidence (0 to 1); 0 keeps "
+        "everything. The server tells confidences and drops nothing.",
     )
     preroll_ms: int = Field(
         600,

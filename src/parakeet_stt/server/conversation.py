@@ -152,7 +152,7 @@ class Conversation:
         """
         settings = self.server.settings
         options = self.server.options(boost)
-        interval = settings.chunk_ms / 1000 if interims else None
+        interval = settings.chunk_ms / 1000 if interims and settings.emit_partial else None
         preroll = settings.preroll_ms / 1000 if endpointing else None
         if self.session is not None:
             self.session.configure(

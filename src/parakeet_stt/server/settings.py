@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
 from parakeet_stt.errors import ConfigurationError
@@ -171,3 +172,9 @@ def load_server_settings(
 _OTHER_VALUES = {
     ("precision", "fp16"): "bf16",  # Half precision, as this engine has it.
 }
+
+
+def own_fields() -> dict[str, FieldInfo]:
+    """The fields that the engine's settings do not have."""
+    known = ParakeetSettings.model_fields
+    return {name: f for name, f in ServerSettings.model_fields.items() if name not in known}
