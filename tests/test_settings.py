@@ -49,7 +49,6 @@ def test_variables_are_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MODEL", ""),
         ("BACKEND", "cuda"),
         ("PRECISION", "int4"),
         ("CONTEXT_SIZE", "256"),
@@ -115,3 +114,10 @@ def test_no_document_names_a_variable_that_does_not_exist() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         named = set(re.findall(r"PARAKEET_[A-Z_]+[A-Z]", path.read_text(encoding="utf-8")))
         assert named <= VARIABLES | {"PARAKEET_TTFS_P99"}, path.name
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAKEET_MODEL", "")
+    monkeypatch.setenv("PARAKEET_WYOMING_PORT", "")
+    assert load_settings(ServerSettings) == ServerSettings()
+    assert load_settings().model == ParakeetSettings.model_fields["model"].default
