@@ -15,6 +15,7 @@ import pytest
 from conftest import GOLDEN, RECORDINGS
 
 from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Transcript
+from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.errors import (
     AudioError,
     BacklogError,
@@ -27,7 +28,16 @@ from parakeet_stt.model.parakeet import LARGEST_BATCH
 from parakeet_stt.model.stream import StreamOptions, Window, Work
 from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
 from parakeet_stt.schedule import RESERVE, Priority, Step, scheduler
-from parakeet_stt.session import MAX_BACKLOG_SECONDS, Failed, SessionState
+from parakeet_stt.session import (
+    MAX_BACKLOG_SECONDS,
+    Discarded,
+    Event,
+    Failed,
+    SegmentEnded,
+    SessionState,
+    SpeechStarted,
+)
+from parakeet_stt.vad import Endpointing
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]
 LONG = max(RECORDINGS, key=lambda r: r.end)
@@ -83,7 +93,7 @@ async def test_a_flush_gives_the_final_and_the_session_goes_on(engine: Engine) -
 
 async def test_hypotheses_come_before_their_final_and_never_after(engine: Engine) -> None:
     session = engine.open()
-    events: list[Hypothesis | Final | Failed] = []
+    events: list[Event] = []
 
     async def collect() -> None:
         events.extend([event async for event in session])
@@ -99,9 +109,55 @@ async def test_hypotheses_come_before_their_final_and_never_after(engine: Engine
         if isinstance(event, Final):
             wanted = next(current, wanted)
         else:
-            assert isinstance(event, Hypothesis)
+            assert isinstance(event, Hypothesis | SegmentEnded)
             assert wanted.start <= event.end <= wanted.end
     assert sum(isinstance(e, Hypothesis) for e in events) >= 3
+
+
+async def test_every_final_has_the_number_of_the_segment_that_ended_before_it(
+    engine: Engine,
+) -> None:
+    session = engine.open(interval=None)
+    session.send(SINGLE[0].samples())
+    session.flush("first")
+    session.flush("empty")
+    session.send(SINGLE[1].samples())
+    await session.finish()
+    events = [event async for event in session]
+    ended = [event for event in events if isinstance(event, SegmentEnded)]
+    finals = [event for event in events if isinstance(event, Final)]
+    assert [event.segment for event in ended] == [1, 2, 3] == [final.segment for final in finals]
+    assert [event.mark for event in ended] == ["first", "empty", None]
+    for event, final in zip(ended, finals, strict=True):
+        assert events.index(event) < events.index(final)
+        assert (event.start, event.mark) == (final.transcript.start, final.mark)
+        assert event.end == pytest.approx(final.transcript.end)
+
+
+@pytest.mark.parametrize("endpointing", [None, Endpointing()])
+async def test_what_is_discarded_gets_no_final_and_is_no_preroll(
+    engine: Engine, endpointing: Endpointing | None
+) -> None:
+    preroll = None if endpointing is None else 30.0
+    session = engine.open(interval=None, preroll=preroll, endpointing=endpointing)
+    session.send(SINGLE[0].samples())
+    session.flush("kept")
+    session.send(SINGLE[1].samples())
+    session.discard()
+    session.send(SINGLE[2].samples())
+    session.flush("after")
+    await session.finish()
+    events = [event async for event in session]
+    finals = {e.mark: e.transcript for e in events if isinstance(e, Final)}
+    assert finals["kept"].text == SINGLE[0].text
+    assert finals["after"].text == SINGLE[2].text
+    dropped = (len(SINGLE[0].samples()) + len(SINGLE[1].samples())) / SAMPLE_RATE
+    assert finals["after"].start >= dropped
+    # What an endpointer finds of what is discarded is told before that is acknowledged.
+    (done,) = (index for index, event in enumerate(events) if isinstance(event, Discarded))
+    begun = [event for event in events[done:] if isinstance(event, SpeechStarted)]
+    assert all(event.start >= dropped for event in begun)
+    assert session.lag == 0
 
 
 @pytest.mark.parametrize("batch", [1, LARGEST_BATCH])
@@ -172,7 +228,7 @@ async def test_a_final_overtakes_the_interims_that_wait(engine: Engine) -> None:
         await session.finish()
     await hasty.finish()
     await asyncio.gather(*notes)
-    assert order[0] == "hasty Final"
+    assert order[:2] == ["hasty SegmentEnded", "hasty Final"]
 
 
 async def test_interims_that_are_behind_are_one_about_the_newest_audio(engine: Engine) -> None:
@@ -553,7 +609,7 @@ async def test_a_window_that_fails_in_a_batch_leaves_the_other_finals_right(
     error = failing.exception()
     assert error is not None
     assert not isinstance(error, AssertionError)
-    assert [e async for e in _so_far(ill)] == [Failed(error)]
+    assert [e async for e in _so_far(ill) if isinstance(e, Failed)] == [Failed(error)]
     assert spoken(await speak(ill, SINGLE[3].samples())) == spoken(
         model.transcribe(SINGLE[3].samples())
     )

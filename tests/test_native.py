@@ -228,3 +228,17 @@ def encode_mulaw(samples: np.ndarray[Any, Any]) -> bytes:
     place = np.clip(np.searchsorted(table, samples), 1, len(table) - 1)
     nearer = place - (samples - table[place - 1] < table[place] - samples)
     return order[nearer].astype(np.uint8).tobytes()
+
+
+async def test_a_tcp_client_at_another_rate_is_heard_to_its_last_sample(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port("tcp_port"))
+    for message in (
+        {"type": "configure", "sample_rate": 48_000},
+        {"type": "audio", "data": base64.b64encode(bytes(2 * 48_000)).decode()},
+    ):
+        writer.write(json.dumps(message).encode() + b"\n")
+    writer.write_eof()
+    messages = [json.loads(line) async for line in reader]
+    writer.close()
+    assert messages[-1]["is_final"]
+    assert messages[-1]["end"] == pytest.approx(1.0, abs=0.001)

@@ -328,6 +328,19 @@ async def test_a_client_that_does_not_read_is_closed_and_disturbs_nobody() -> No
         assert 'parakeet_session_ends_total{code="1008",protocol="stream"} 1.0' in text
 
 
+async def test_a_burst_of_a_client_that_reads_is_answered_whole() -> None:
+    with serving(max_unsent=16) as served:
+        async with connect(served.ws + "/v1/stream") as ws:
+            sending = asyncio.gather(*[ws.send(f'{{"type":"flush","id":{n}}}') for n in range(500)])
+            numbers = []
+            while len(numbers) < 500:
+                told = json.loads(await ws.recv())
+                if told["type"] == "flushed":
+                    numbers.append(told["id"])
+            await sending
+        assert numbers == list(range(500))
+
+
 # --- disconnects and the end ----------------------------------------------------------------------
 
 

@@ -49,9 +49,11 @@ class SpeechStarted:
 
     Attributes:
         at: Seconds of audio since the session opened.
+        start: Seconds at which its segment begins, with the pre-roll.
     """
 
     at: float
+    start: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,30 @@ class SpeechStopped:
 
 
 @dataclass(frozen=True)
+class SegmentEnded:
+    """A segment has been ended, by a flush or by the endpointer, as an event; the Final or Failed
+    of the same number follows once it is made. Hypotheses before it are its own, those after it
+    are the next one's.
+
+    Attributes:
+        segment: Its number, from 1; a flush without a segment has one as well.
+        start: Seconds at which it begins.
+        end: Seconds at which it ends.
+        mark: As that of a :class:`Final`.
+    """
+
+    segment: int
+    start: float
+    end: float
+    mark: Any = None
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """What :meth:`Session.discard` asked for has been done, as an event."""
+
+
+@dataclass(frozen=True)
 class Final:
     """A segment's final, as an event.
 
@@ -74,12 +100,14 @@ class Final:
         speculated: Whether it was ready before it was asked for.
         mark: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
         latency: Seconds from the flush until it was there, by the clock on the wall.
+        segment: As that of its :class:`SegmentEnded`.
     """
 
     transcript: Transcript
     speculated: bool = False
     mark: Any = None
     latency: float = field(default=0.0, compare=False)
+    segment: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -89,13 +117,15 @@ class Failed:
     Attributes:
         error: What went wrong; the session goes on with the next segment.
         mark: As that of a :class:`Final`.
+        segment: As that of its :class:`SegmentEnded`; 0 where it is the endpointer that failed.
     """
 
     error: BaseException
     mark: Any = None
+    segment: int = field(default=0, compare=False)
 
 
-Event = Hypothesis | Final | Failed | SpeechStarted | SpeechStopped
+Event = Hypothesis | SegmentEnded | Final | Failed | SpeechStarted | SpeechStopped | Discarded
 
 
 @dataclass(frozen=True)
@@ -104,6 +134,11 @@ class _Flush:
 
     result: asyncio.Future[Transcript]
     mark: Any
+
+
+@dataclass(frozen=True)
+class _Discard:
+    """A discard that was asked for, until the audio before it has been judged."""
 
 
 class SessionState(Enum):
@@ -123,7 +158,8 @@ class Session:
     Events come from iterating over the session; a hypothesis that nobody has taken yet is replaced
     by a newer one, a final never is. A segment's hypotheses come before its final, and finals in
     the order of their segments: one for each flush, empty where nothing was said, and one for each
-    segment that the endpointer ended. All methods belong to the event loop that opened the session.
+    segment that the endpointer ended; a :class:`SegmentEnded` comes before each. All methods belong
+    to the event loop that opened the session.
     """
 
     def __init__(
@@ -138,13 +174,14 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
-        self._waiting: deque[Samples | _Flush] = deque()  # For the endpointer.
+        self._waiting: deque[Samples | _Flush | _Discard] = deque()  # For the endpointer.
         self._judging: Samples | None = None
         self._endpointing: Endpointing | None = None
         self._endpointer: Endpointer | None = None
         # Finals on their way, in order; without a segment, those that are empty.
         self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
-        self._marks: dict[asyncio.Future[Transcript], Any] = {}
+        self._ended: dict[asyncio.Future[Transcript], SegmentEnded] = {}
+        self._segments = 0  # How many have been ended.
         self._ready: dict[asyncio.Future[Transcript], Final | Failed] = {}  # Before their turn.
         self._history: deque[Samples] = deque()
         self._history_samples = 0
@@ -281,6 +318,18 @@ class Session:
         self._advance()
         return result
 
+    def discard(self) -> None:
+        """Forget the audio sent since the last flush: the segment that is open gets no final.
+
+        Segments that were ended before get theirs. An event tells that it has been done.
+
+        Raises:
+            SessionClosedError: The session is closed.
+        """
+        self._check_open()
+        self._waiting.append(_Discard())
+        self._advance()
+
     async def finish(self) -> Transcript:
         """Flush, wait for every final that is on its way, then close.
 
@@ -331,6 +380,9 @@ class Session:
             if isinstance(first, _Flush):
                 self._waiting.popleft()
                 self._end_by_request(first)
+            elif isinstance(first, _Discard):
+                self._waiting.popleft()
+                self._drop()
             elif self._endpointer is None:
                 self._waiting.popleft()
                 self._take(first)
@@ -341,11 +393,11 @@ class Session:
                 return
 
     def _next_piece(self) -> Samples | None:
-        """Audio for the endpointer: a window at least, unless a flush waits for it."""
+        """Audio for the endpointer: a window at least, unless a flush or discard waits for it."""
         pieces: list[Samples] = []
         length = 0
         for entry in self._waiting:
-            if isinstance(entry, _Flush) or length >= _JUDGED_AT_ONCE:
+            if isinstance(entry, _Flush | _Discard) or length >= _JUDGED_AT_ONCE:
                 break
             pieces.append(entry)
             length += len(entry)
@@ -387,9 +439,10 @@ class Session:
         """Let a segment begin or end with speech."""
         at = change.since / SAMPLE_RATE
         if change.speech is Speech.STARTED:
-            self._emit(SpeechStarted(at))
-            if self._segment is None:
-                self._begin(self._heard - change.since + (self._preroll or 0))
+            segment = self._segment
+            if segment is None:
+                segment = self._begin(self._heard - change.since + (self._preroll or 0))
+            self._emit(SpeechStarted(at, segment.start))
             return
         self._emit(SpeechStopped(at))
         assert self._endpointing is not None
@@ -410,6 +463,15 @@ class Session:
             endpointer.restart()
         self._end(flush.result, flush.mark)
 
+    def _drop(self) -> None:
+        """Forget what was heard since the last segment."""
+        if self._endpointer is not None:
+            self._endpointer.restart()
+        self._end_segment()
+        self._forget_history()
+        self._emit(Discarded())
+        self._progress.set()
+
     def _take(self, audio: Samples) -> None:
         """Add audio to the segment, or to what came before the next one."""
         if self._segment is None and self._preroll is None and len(audio):
@@ -421,7 +483,7 @@ class Session:
         self._segment.add(audio)
         self._queue_interim(self._segment)
 
-    def _begin(self, reach: int) -> None:
+    def _begin(self, reach: int) -> Segment:
         """Open a segment with so many samples of what came before."""
         history = np.concatenate((np.zeros(0, np.float32), *self._history))
         history = history[max(0, len(history) - reach) :]
@@ -429,14 +491,18 @@ class Session:
         segment = self._open_segment((self._heard - len(history)) / SAMPLE_RATE)
         segment.add(history)
         self._queue_interim(segment)
+        return segment
 
     def _end(self, result: asyncio.Future[Transcript], mark: Any) -> None:
         """End the segment and have its final made; without one, the final is empty."""
         segment = self._end_segment()
+        now = self._heard / SAMPLE_RATE
+        self._segments += 1
+        ended = SegmentEnded(self._segments, segment.start if segment else now, now, mark)
         self._finals[result] = segment
-        self._marks[result] = mark
+        self._ended[result] = ended
+        self._emit(ended)
         if segment is None:
-            now = self._heard / SAMPLE_RATE
             self._final_ready(result, Final(Transcript((), now, now)))
         elif segment.engine.model is not None:
             self._queue_final(segment, result)
@@ -554,7 +620,8 @@ class Session:
     def _final_ready(self, result: asyncio.Future[Transcript], outcome: Final | Failed) -> None:
         if result not in self._finals:
             return  # Aborted meanwhile.
-        self._ready[result] = replace(outcome, mark=self._marks.pop(result))
+        ended = self._ended.pop(result)
+        self._ready[result] = replace(outcome, mark=ended.mark, segment=ended.segment)
         self._progress.set()
         # Of several in a batch, and of several engines, a later one may be done first.
         while self._finals and (first := next(iter(self._finals))) in self._ready:
@@ -584,7 +651,7 @@ class Session:
         for result in (*self._finals, *asked):
             settle(result, None, SessionClosedError("the session was closed before its final"))
         self._finals.clear()
-        self._marks.clear()
+        self._ended.clear()
         self._ready.clear()
         self._waiting.clear()
         self._judging = None

@@ -18,6 +18,7 @@ from parakeet_stt.server.connection import BadMessageError, WebSocketConnection
 from parakeet_stt.server.conversation import Conversation, Dialect
 from parakeet_stt.server.gate import Gate, accepted_subprotocol, problem, refusal
 from parakeet_stt.server.native import Native
+from parakeet_stt.server.realtime import Realtime
 from parakeet_stt.server.server import RefusedError, Server
 
 NATIVE_PATH = "/v1/stream"
@@ -26,6 +27,7 @@ EARS_PATH = "/v1/ears"
 DIALECTS: dict[str, type[Dialect]] = {
     "/": Native,  # System 004's clients name no path.
     NATIVE_PATH: Native,
+    "/v1/realtime": Realtime,
 }
 """WebSocket protocols by path."""
 
@@ -74,7 +76,9 @@ def _endpoint(server: Server, dialect: type[Dialect]) -> Any:
         path = websocket.url.path
         try:
             with server.admit(dialect.protocol):
-                conversation = Conversation(server, dialect, websocket.query_params)
+                conversation = Conversation(
+                    server, dialect, websocket.query_params, websocket.headers
+                )
                 await websocket.accept(accepted_subprotocol(websocket.headers))
                 await conversation.run(WebSocketConnection(websocket))
         except RefusedError as error:

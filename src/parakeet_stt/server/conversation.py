@@ -6,15 +6,16 @@ A :class:`Dialect` says what messages mean; everything that is the same for all 
 from __future__ import annotations
 
 import asyncio
+import base64
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
 from loguru import logger
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.errors import ParakeetError
@@ -30,7 +31,18 @@ from parakeet_stt.vad import Endpointing
 
 T = TypeVar("T")
 
-_CLOSE_SECONDS = 5.0  # How long the last messages may take to be sent.
+
+def _unbase64(value: Any) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not base64: {error}") from error
+
+
+Base64 = Annotated[bytes, pydantic.BeforeValidator(_unbase64, json_schema_input_type=str)]
+"""Bytes that a message has in base64."""
+
+_CLOSE_SECONDS = 5.0  # How long messages may take to be sent when too many wait, or at the end.
 _LISTEN_SECONDS = 0.2  # How long what a client has sent already may take to get here.
 
 
@@ -95,6 +107,9 @@ class Dialect(ABC):
     def complain(self, error: ParakeetError) -> None:
         """Tell the client of an error."""
 
+    def rest(self) -> None:  # noqa: B027 (there may be nothing held back)
+        """Nothing more will be received: hand over audio that a decoder still holds back."""
+
     def leave(self, ending: Ending) -> None:  # noqa: B027 (there may be nothing to say)
         """The last words, after every final and before the connection is closed."""
 
@@ -106,6 +121,7 @@ class Conversation:
         server: Whose client it is.
         dialect: What it speaks.
         query: What its URL asks for.
+        headers: What it was opened with, where there are any.
 
     Raises:
         ParakeetError: The URL asks for what cannot be had.
@@ -116,8 +132,10 @@ class Conversation:
         server: Server,
         dialect: Callable[[Conversation, QueryParams], Dialect],
         query: QueryParams,
+        headers: Headers | None = None,
     ) -> None:
         self.server = server
+        self.headers = headers or Headers()
         self.session: Session | None = None
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._unsent: deque[str | bytes] = deque()
@@ -138,6 +156,7 @@ class Conversation:
         *,
         endpointing: Endpointing | None,
         interims: bool,
+        preroll: float | None = None,
         boost: Mapping[str, float] | None = None,
     ) -> Session:
         """Open the session, or change how the one that is open listens.
@@ -145,6 +164,8 @@ class Conversation:
         Args:
             endpointing: As :meth:`~parakeet_stt.Engine.open`; None where the client flushes.
             interims: Whether hypotheses are wanted.
+            preroll: Seconds before speech that belong to its segment; as was set by default. Where
+                the client flushes, all audio belongs to a segment.
             boost: Phrases to expect.
 
         Raises:
@@ -153,7 +174,10 @@ class Conversation:
         settings = self.server.settings
         options = self.server.options(boost)
         interval = settings.chunk_ms / 1000 if interims and settings.emit_partial else None
-        preroll = settings.preroll_ms / 1000 if endpointing else None
+        if endpointing is None:
+            preroll = None
+        elif preroll is None:
+            preroll = settings.preroll_ms / 1000
         if self.session is not None:
             self.session.configure(
                 options, interval=interval, preroll=preroll, endpointing=endpointing
@@ -232,6 +256,7 @@ class Conversation:
             async with asyncio.timeout(server.settings.drain_seconds):
                 if session is not None and self._relaying is not None and ending.deliver:
                     try:
+                        self._dialect.rest()
                         await session.finish()
                     except ParakeetError as error:  # An event tells the client.
                         logger.warning(f"the last words got no final: {error}")
@@ -267,12 +292,24 @@ class Conversation:
                 self.end(Ending(1009, str(error)))
             except ParakeetError as error:
                 self._complain(error)
-            waiting = len(self._unsent) + (self.session.unread if self.session else 0)
-            if waiting > self.server.settings.max_unsent:
-                reason = f"too slow: {waiting} messages wait to be read"
-                self.end(Ending(1008, reason, deliver=False))
-            elif self.session is not None:
+            if self._waiting > self.server.settings.max_unsent:
+                await self._keep_pace()
+            if self.session is not None:
                 await self._keep_up(self.session)
+
+    @property
+    def _waiting(self) -> int:
+        """Messages, and events that will become some, that wait for the client."""
+        return len(self._unsent) + (self.session.unread if self.session else 0)
+
+    async def _keep_pace(self) -> None:
+        """Read no more until the client has taken what waits for it, if it does."""
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._sent.wait()
+        except TimeoutError:
+            reason = f"too slow: {self._waiting} messages wait to be read"
+            self.end(Ending(1008, reason, deliver=False))
 
     async def _keep_up(self, session: Session) -> None:
         """Read no more while inference is behind."""

@@ -21,6 +21,9 @@ _OPEN = ("/healthz", "/v1/health/live", "/v1/health/ready")
 _OPENAI = ("/v1/audio", "/audio", "/v1/models", "/v1/realtime")
 _DEEPGRAM = ("/v1/listen",)
 
+_KEY_PROTOCOL = "openai-insecure-api-key."
+"""What OpenAI's libraries write before the key where they offer it as a subprotocol."""
+
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -132,7 +135,7 @@ def _keys(headers: Headers, query: Mapping[str, str]) -> list[str]:
     if scheme.lower() in ("bearer", "token"):
         shown.append(key.strip())
     # Browsers cannot set headers on a WebSocket; Deepgram's and OpenAI's libraries do this instead.
-    shown += [protocol.rpartition(".")[2] for protocol in subprotocols(headers)]
+    shown += [protocol.removeprefix(_KEY_PROTOCOL) for protocol in subprotocols(headers)]
     return shown
 
 
@@ -142,9 +145,10 @@ def subprotocols(headers: Headers) -> list[str]:
 
 
 def accepted_subprotocol(headers: Headers) -> str | None:
-    """The first offer that is no key, which a browser expects to be accepted."""
+    """The first offer that is no key; a browser expects that one of its offers is accepted."""
     offered = subprotocols(headers)
-    return offered[0] if offered else None
+    keyless = (protocol for protocol in offered if not protocol.startswith(_KEY_PROTOCOL))
+    return next(keyless, offered[0] if offered else None)
 
 
 def problem(path: str, status: int, message: str, retry_after: int | None = None) -> Response:

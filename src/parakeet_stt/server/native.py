@@ -6,8 +6,6 @@ has every message.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,8 +16,7 @@ from starlette.datastructures import QueryParams
 
 from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.errors import ConfigurationError, ParakeetError
-from parakeet_stt.server.connection import BadMessageError
-from parakeet_stt.server.conversation import DONE, Conversation, Dialect, Ending, parse
+from parakeet_stt.server.conversation import DONE, Base64, Conversation, Dialect, Ending, parse
 from parakeet_stt.server.gate import holds_key
 from parakeet_stt.session import Event, Failed, Final, SpeechStarted, SpeechStopped
 from parakeet_stt.settings import parse_boost
@@ -32,7 +29,7 @@ class Audio(BaseModel):
     """Audio, as base64 or as numbers; ``final`` ends the stream after it."""
 
     type: Literal["audio"]
-    data: str | None = None
+    data: Base64 | None = None
     samples: list[float] | None = None
     encoding: Encoding | None = None
     final: bool = False
@@ -136,14 +133,14 @@ class Native(Dialect):
             case Configure() as asked:
                 self._configure(asked)
             case Flush() as flush:
-                self._send_rest()
+                self.rest()
                 assert self.talk.session is not None
                 self.talk.session.flush(flush)
             case Ping(id=number):
                 assert self.talk.session is not None
                 self._say("pong", id=number, lag=round(self.talk.session.lag, 3))
             case Close():
-                self._finish()
+                self.talk.end(DONE)
             case Authenticate():
                 pass  # The key was looked at before the WebSocket was accepted.
 
@@ -190,6 +187,11 @@ class Native(Dialect):
         """Send an error; the stream goes on."""
         self._say("error", message=str(error))
 
+    def rest(self) -> None:
+        """Hand over what the resamplers hold back."""
+        for decoder in self._decoders.values():
+            self.talk.hear(decoder.flush())
+
     def leave(self, ending: Ending) -> None:
         """Say why, where the client did not ask for it."""
         if ending is not DONE:
@@ -201,13 +203,9 @@ class Native(Dialect):
                 samples = np.array(audio.samples, np.float64).astype("<f4")
             self._decode("f32", samples.tobytes())
         elif audio.data is not None:
-            try:
-                data = base64.b64decode(audio.data, validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise BadMessageError(f"data: not base64: {error}") from error
-            self._decode(audio.encoding, data)
+            self._decode(audio.encoding, audio.data)
         if audio.final:
-            self._finish()
+            self.talk.end(DONE)
 
     def _decode(self, encoding: Encoding | None, data: bytes) -> None:
         encoding = encoding or self._wanted.encoding
@@ -223,7 +221,7 @@ class Native(Dialect):
             self._wanted = before
             raise
         if asked.sample_rate is not None or asked.channels is not None:
-            self._send_rest()
+            self.rest()
             self._decoders = self._make_decoders()
         self._say("configured", **self._wanted.model_dump(exclude={"type"}))
 
@@ -248,15 +246,6 @@ class Native(Dialect):
             interims=bool(wanted.interims),
             boost=wanted.boost,
         )
-
-    def _send_rest(self) -> None:
-        """Hand over what the resamplers hold back."""
-        for decoder in self._decoders.values():
-            self.talk.hear(decoder.flush())
-
-    def _finish(self) -> None:
-        self._send_rest()
-        self.talk.end(DONE)
 
     def _result(
         self, text: str, tokens: tuple[Token, ...], words: tuple[Word, ...], **more: Any
