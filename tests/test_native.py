@@ -184,11 +184,14 @@ async def test_a_message_that_cannot_be_used_is_an_error_and_costs_nothing_heard
     assert finals(messages)[-1] == offline(PCM)
 
 
-async def test_options_that_cannot_be_are_refused_at_the_handshake(served: Served) -> None:
+@pytest.mark.parametrize("option", ["encoding=mp3", "boost=a:99", "boost=a:b", "vad=perhaps"])
+async def test_options_that_cannot_be_are_refused_at_the_handshake(
+    served: Served, option: str
+) -> None:
     with pytest.raises(websockets.InvalidStatus) as refused:
-        await connect(served.ws + "/v1/stream?encoding=mp3")
+        await connect(f"{served.ws}/v1/stream?{option}")
     assert refused.value.response.status_code == 400
-    assert b"encoding" in refused.value.response.body
+    assert option.split("=")[0].encode() in refused.value.response.body
 
 
 async def test_the_status_port_counts_the_streams(served: Served) -> None:

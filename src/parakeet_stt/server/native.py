@@ -111,6 +111,7 @@ class Native(Dialect):
                 known["boost"] = parse_boost(known["boost"])
             except ValueError as error:
                 raise ConfigurationError(f"boost: {error}") from error
+            talk.server.options(known["boost"])  # Refused here where it cannot be used.
         asked = parse(_CONFIGURE, json.dumps({**known, "type": "configure"}))
         self._wanted = self._with(asked)
         self._decoders = self._make_decoders()
