@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import RECORDINGS
 
-from parakeet_stt import Model, Transcript, load_model
+from parakeet_stt import Engine, Model, Transcript, load_model
+from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
+from parakeet_stt.model.parakeet import LARGEST_BATCH
 from parakeet_stt.model.stream import StreamOptions, Window, Work
 from parakeet_stt.schedule import LONGEST_BATCH_SECONDS, RESERVE, Priority, Scheduler, Step
+from parakeet_stt.session import Event, Final, SegmentEnded, Session
+from parakeet_stt.transcript import Hypothesis
 
 SPEECH = [r.samples() for r in RECORDINGS if r.set == "known"]
 FINAL, INTERIM, SPECULATION = Priority
@@ -56,7 +62,12 @@ class Outcomes:
         self.errors: dict[str, Exception] = {}
 
     def step(
-        self, name: str, priority: Priority, model: Model, start: Callable[[], Work[Any] | None]
+        self,
+        name: str,
+        priority: Priority,
+        model: Model,
+        start: Callable[[], Work[Any] | None],
+        most: int = LARGEST_BATCH,
     ) -> Step:
         def done(result: Any, error: Exception | None) -> None:
             self.order.append(name)
@@ -65,7 +76,7 @@ class Outcomes:
             else:
                 self.errors[name] = error
 
-        return Step(priority, model, start, done)
+        return Step(priority, model, start, done, most)
 
 
 @contextmanager
@@ -170,6 +181,60 @@ def test_a_batch_is_as_large_as_the_model_likes_it() -> None:
             scheduler.add(outcomes.step(str(number), FINAL, model, work))
     assert list(map(len, encoder.batches)) == [2, 2, 1]
     assert outcomes.order == list("01234")
+
+
+def test_a_batch_is_no_larger_than_any_of_its_steps_allows() -> None:
+    model, encoder = watched(load_model("tiny", backend="onnx"))
+    scheduler, outcomes = Scheduler(), Outcomes()
+    work = transcription(model, SPEECH[0][:16_000])
+    with busy_thread():
+        for number, most in enumerate((4, 4, 2, 4, 2, 4)):
+            scheduler.add(outcomes.step(str(number), FINAL, model, work, most))
+    assert list(map(len, encoder.batches)) == [4, 2]
+    assert outcomes.order == list("013524")
+
+
+def test_steps_that_are_added_together_are_a_batch_on_a_thread_that_is_free() -> None:
+    model, encoder = watched(load_model("tiny", backend="onnx"))
+    scheduler, outcomes = Scheduler(), Outcomes()
+    work = transcription(model, SPEECH[0][:16_000])
+    scheduler.add(*(outcomes.step(str(number), FINAL, model, work) for number in range(5)))
+    device.run(lambda: None)
+    assert list(map(len, encoder.batches)) == [5]
+    assert outcomes.order == list("01234")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "found"),
+    [
+        (lambda windows: 0.02, {8: 8, 9: 16, 16: 16, 64: 64}),
+        (lambda windows: 0.0001 * windows**2, {8: 8, 64: 8}),
+        (lambda windows: 0.01 * windows**2, {8: 1, 64: 1}),
+    ],
+)
+def test_warming_up_finds_how_many_windows_at_once_are_worth_it(
+    seconds: Callable[[int], float], found: dict[int, int]
+) -> None:
+    class Costly(Watched):
+        """Takes as long for a number of windows as some device might."""
+
+        def encode(
+            self, windows: Sequence[LogMel], attention: LocalAttention | None
+        ) -> list[EncoderFrames]:
+            frames = super().encode(windows[:1], attention) * len(windows)
+            for _ in slow(seconds(len(windows)))():
+                pass
+            return frames
+
+    shared = load_model("tiny", backend="onnx")
+    for most, batch in found.items():
+        model = copy.copy(shared)
+        model.encoder, model.batch, model._warm_for = Costly(shared.encoder), 1, 0
+        device.run(model.warm_up, most)
+        assert model.batch == batch
+    # One who asks for more later has the rest tried.
+    device.run(model.warm_up, 2 * most)
+    assert model.batch == (batch if batch < most else 2 * most)
 
 
 def test_a_batch_of_interims_is_no_longer_than_a_final_may_wait() -> None:
@@ -329,3 +394,166 @@ def test_interims_come_so_rarely_that_finals_find_the_thread_free() -> None:
     for speakers in (8, 16, 0):
         scheduler.speakers = speakers
         assert scheduler.cadence == pytest.approx(speakers / 4 * cadence)
+
+
+class Table:
+    """Speakers of one engine, and what its encoder gets."""
+
+    def __init__(self, engine: Engine, encoder: Watched) -> None:
+        self.engine = engine
+        self.encoder = encoder
+
+    def sit_down(self, *, interval: float | None = None) -> Session:
+        """Somebody who speaks: a segment is open."""
+        session = self.engine.open(interval=interval)
+        session.send(SPEECH[0])
+        return session
+
+    async def at_rest(self) -> None:
+        """Wait until everything that may be done has been done."""
+        await asyncio.wrap_future(device.submit(lambda: None))
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def table(
+    batch_window: float, batch_size: int = LARGEST_BATCH, batch: int = 8
+) -> AsyncIterator[Table]:
+    """An engine of its own; whoever waits for nothing fails after a while."""
+    engine = Engine("tiny", backend="onnx", batch_size=batch_size, batch_window=batch_window)
+    engine._model, encoder = watched(await engine.start(), batch)
+    try:
+        async with asyncio.timeout(30):
+            yield Table(engine, encoder)
+    finally:
+        await engine.close()
+
+
+LONG = 3600.0
+"""A window that no test waits for."""
+
+
+async def test_a_lone_final_never_waits() -> None:
+    expected = load_model("tiny", backend="onnx").transcribe(SPEECH[0]).text
+    async with table(LONG) as here:
+        here.engine.open()  # Is there, and silent.
+        await here.sit_down().finish()
+        alone = here.sit_down()
+        for _ in range(2):
+            final = alone.flush()
+            alone.send(SPEECH[0])  # Its own next segment is no company.
+            assert (await final).text == expected
+    assert list(map(len, here.encoder.batches)) == [1, 1, 1]
+
+
+async def test_finals_of_several_speakers_are_encoded_together() -> None:
+    expected = spoken(load_model("tiny", backend="onnx").transcribe(SPEECH[0]))
+    async with table(LONG) as here:
+        speakers = [here.sit_down() for _ in range(3)]
+        finals = []
+        for speaker in speakers:
+            finals.append(speaker.flush())
+            if speaker is not speakers[-1]:
+                await here.at_rest()
+                assert not any(final.done() for final in finals)
+        assert [spoken(final) for final in await asyncio.gather(*finals)] == [expected] * 3
+    assert list(map(len, here.encoder.batches)) == [3]
+
+
+async def test_by_default_a_final_waits_for_nobody() -> None:
+    async with table(0.0) as here:
+        one, _ = here.sit_down(), here.sit_down()
+        await one.flush()
+    assert list(map(len, here.encoder.batches)) == [1]
+
+
+@pytest.mark.parametrize(("batch_size", "batch", "together"), [(2, 8, 2), (8, 2, 2), (8, 1, 1)])
+async def test_a_full_batch_never_waits(batch_size: int, batch: int, together: int) -> None:
+    async with table(LONG, batch_size, batch) as here:
+        speakers = [here.sit_down() for _ in range(4)]
+        await asyncio.gather(*(speaker.flush() for speaker in speakers[:2]))
+        assert list(map(len, here.encoder.batches)) == [together] * (2 // together)
+
+
+async def test_a_final_waits_no_longer_than_the_window() -> None:
+    async with table(0.05) as here:
+        one, _ = here.sit_down(), here.sit_down()
+        await one.flush()
+    assert list(map(len, here.encoder.batches)) == [1]
+
+
+@pytest.mark.parametrize("leave", [Session.abort, Session.discard])
+async def test_whoever_leaves_is_not_waited_for(leave: Callable[[Session], None]) -> None:
+    async with table(LONG) as here:
+        one, two, other = (here.sit_down() for _ in range(3))
+        finals = [one.flush(), two.flush()]
+        one.send(SPEECH[0])  # The next segment of somebody who waits keeps nobody waiting.
+        await here.at_rest()
+        assert not any(final.done() for final in finals)
+        leave(other)
+        await asyncio.gather(*finals)
+    assert list(map(len, here.encoder.batches)) == [2]
+
+
+async def test_interims_go_on_while_a_final_is_held_back_and_come_in_their_order() -> None:
+    async with table(LONG) as here:
+        one, other = here.sit_down(interval=0.1), here.sit_down(interval=0.1)
+        final = one.flush("first")
+        assert isinstance(await anext(aiter(other)), Hypothesis)
+        one.send(SPEECH[1])
+        assert one._segment is not None
+        while one._early is None:
+            await here.at_rest()
+        assert not final.done()
+        other.flush()
+        events: list[Event] = []
+        async for event in one:
+            events.append(event)
+            if isinstance(event, Hypothesis) and any(isinstance(e, Final) for e in events):
+                break
+    *before, ended, answer, after = events
+    assert all(isinstance(event, Hypothesis) for event in before)
+    assert isinstance(ended, SegmentEnded)
+    assert isinstance(answer, Final)
+    assert answer.mark == "first"
+    assert isinstance(after, Hypothesis)
+    assert after.end > answer.transcript.end
+
+
+async def test_a_final_that_is_ready_already_is_not_held_back_and_not_waited_for() -> None:
+    async with table(LONG) as here:
+        one, other, third = here.engine.open(), here.sit_down(), here.sit_down()
+        await until_ready(here, one)
+        held = other.flush()
+        await one.flush()
+        await here.at_rest()
+        assert not held.done(), "the third may still bring one"
+        third.abort()
+        await held
+        await until_ready(here, one)
+        other.send(SPEECH[0])
+        held = other.flush()
+        await here.at_rest()
+        assert not held.done(), "the first may bring one"
+        await one.flush()
+        await held
+
+
+async def until_ready(here: Table, speaker: Session) -> None:
+    """Speak and fall silent, until the final has been made in case nothing follows."""
+    audio = np.concatenate([SPEECH[0], np.zeros(16_000, np.float32)])
+    for start in range(0, len(audio), 1600):
+        speaker.send(audio[start : start + 1600])
+        await here.at_rest()
+    assert speaker._segment is not None
+    while not speaker._segment.ready:
+        await here.at_rest()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"batch_window": -1}, {"batch_window": math.nan}, {"batch_window": 1e999}],
+)
+def test_a_batch_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        Engine("tiny", **wrong)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
-from parakeet_stt.model.parakeet import Model, load_model
+from parakeet_stt.model.parakeet import LARGEST_BATCH, Model, load_model
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.schedule import call_soon, settle
-from parakeet_stt.session import Session
+from parakeet_stt.schedule import Gathering, call_soon, scheduler, settle
+from parakeet_stt.session import Session, SessionState
 from parakeet_stt.settings import Backend, Device, Precision, load_settings
 from parakeet_stt.vad import Endpointing
 
@@ -25,6 +27,19 @@ class Engine:
         backend: As :func:`~parakeet_stt.load_model`.
         device: As :func:`~parakeet_stt.load_model`.
         cache_dir: As :func:`~parakeet_stt.load_model`.
+        batch_size: Most windows of its sessions that are encoded at once; fewer where the device
+            gains nothing by so many, which warming up finds out.
+        batch_window: Seconds that a final may be held back for those of other sessions to be
+            encoded with it. It is not while no other session has a segment open, nor once there
+            are enough for a batch; by default it never is, and only what has to wait anyway is
+            encoded together. Interims are not held up.
+
+    Raises:
+        ConfigurationError: A batch below one window, or a time that cannot be waited for.
+
+    Attributes:
+        batch_size: As the argument.
+        gathering: Where its sessions' finals are held back.
     """
 
     def __init__(
@@ -35,9 +50,13 @@ class Engine:
         backend: Backend | None = None,
         device: Device | None = None,
         cache_dir: Path | None = None,
-        batch_size: int = 8,
+        batch_size: int = LARGEST_BATCH,
         batch_window: float = 0.0,
     ) -> None:
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size={batch_size}: expected 1 or more")
+        if not 0 <= batch_window < math.inf:
+            raise ConfigurationError(f"batch_window={batch_window}: expected 0 or more seconds")
         self._load: Callable[[], Model] = lambda: load_model(
             source, precision=precision, backend=backend, device=device, cache_dir=cache_dir
         )
@@ -45,6 +64,8 @@ class Engine:
         self._model: Model | None = None
         self._starting: asyncio.Future[Model] | None = None
         self._sessions: set[Session] = set()
+        self.batch_size = batch_size
+        self.gathering = Gathering(scheduler, batch_window, self._speaking)
 
     @property
     def model(self) -> Model | None:
@@ -98,7 +119,7 @@ class Engine:
         def load() -> None:
             try:
                 model = self._load()
-                device.run(model.warm_up)
+                device.run(model.warm_up, self.batch_size)
             except Exception as error:
                 call_soon(loop, settle, loaded, None, error)
             else:
@@ -130,6 +151,10 @@ class Engine:
         session = Session(self, options or StreamOptions(), interval, preroll, endpointing)
         self._sessions.add(session)
         return session
+
+    def _speaking(self) -> list[Session]:
+        """Sessions that may ask for a final soon."""
+        return [session for session in self.sessions if session.state is SessionState.SPEAKING]
 
     async def close(self) -> None:
         """Abort every session that is open. The model stays loaded for whoever else shares it."""

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from loguru import logger
 
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import EncoderFrames
-from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.parakeet import LARGEST_BATCH, Model
 from parakeet_stt.model.stream import Window, Work
 
 T = TypeVar("T")
@@ -53,12 +53,20 @@ class Step:
         model: Whose encoder encodes its windows.
         start: Begins the work, on the inference thread; None where nothing is left to do.
         done: Called on the inference thread with the result, or None and an error; must not raise.
+        most: Windows that may be encoded at once where one of them is this step's.
     """
 
     priority: Priority
     model: Model
     start: Callable[[], Work[Any] | None]
     done: Callable[[Any, Exception | None], None]
+    most: int = LARGEST_BATCH
+
+    @property
+    def largest_batch(self) -> int:
+        """How many steps like this one are run side by side: as many as pay, and no more than
+        :attr:`most`."""
+        return min(self.most, self.model.batch)
 
 
 _Running = tuple[Step, Work[Any], Window]
@@ -79,11 +87,13 @@ class Scheduler:
         self._interim_seconds = 0.0
         self.speakers = 0  # Segments that are open and want interims; kept by the sessions.
 
-    def add(self, step: Step) -> None:
-        """Queue a step."""
+    def add(self, *steps: Step) -> None:
+        """Queue steps; several of them are not begun before the last of them is there."""
         with self._lock:
-            heapq.heappush(self._heap, (step.priority, next(self._order), step))
-        device.submit(self._run_next)
+            for step in steps:
+                heapq.heappush(self._heap, (step.priority, next(self._order), step))
+        for _ in steps:
+            device.submit(self._run_next)
 
     @property
     def cadence(self) -> float:
@@ -108,11 +118,14 @@ class Scheduler:
                 return []
             first = heapq.heappop(self._heap)[2]
             batch, others = [first], []
-            while self._heap and len(batch) < self._largest_batch(first):
+            largest = self._largest_batch(first)
+            while self._heap and len(batch) < largest:
                 entry = heapq.heappop(self._heap)
-                fits = entry[2].priority is first.priority and entry[2].model is first.model
-                if fits:
-                    batch.append(entry[2])
+                step = entry[2]
+                fits = step.priority is first.priority and step.model is first.model
+                if fits and len(batch) < step.most:
+                    batch.append(step)
+                    largest = min(largest, step.most)
                 else:
                     others.append(entry)
             for entry in others:
@@ -121,9 +134,64 @@ class Scheduler:
 
     def _largest_batch(self, first: Step) -> int:
         if first.priority is not Priority.INTERIM or not self._interim_seconds:
-            return first.model.batch
+            return first.largest_batch
         affordable = int(LONGEST_BATCH_SECONDS / self._interim_seconds)
-        return max(1, min(first.model.batch, affordable))
+        return max(1, min(first.largest_batch, affordable))
+
+
+class Gathering:
+    """Holds finals back a moment, so that those of several speakers are encoded together.
+
+    They are let go, all of them, as soon as there are enough for a batch, or nobody is left who
+    could bring another one, or one of them has waited long enough. Interims run meanwhile: nothing
+    of this happens on the inference thread. Its methods may be called from any event loop.
+
+    Args:
+        scheduler: Where finals go.
+        window: Seconds that one is held back at most; 0 holds nothing back.
+        speaking: Those who may bring a final soon.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, window: float, speaking: Callable[[], Iterable[object]]
+    ) -> None:
+        self._scheduler = scheduler
+        self._window = window
+        self._speaking = speaking
+        self._held: list[tuple[object, Step]] = []
+        self._lock = threading.Lock()
+
+    def add(self, speaker: object, step: Step) -> None:
+        """Take a speaker's final; called on an event loop."""
+        if not self._window:
+            self._scheduler.add(step)
+            return
+        with self._lock:
+            self._held.append((speaker, step))
+        if not self.review():
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._window, self._has_waited, step)
+
+    def review(self) -> bool:
+        """Let what is held go, unless it is worth waiting for others; whether it went."""
+        with self._lock:
+            if not self._held:
+                return True
+            full = any(len(self._held) >= step.largest_batch for _, step in self._held)
+            here = {id(speaker) for speaker, _ in self._held}
+            if not full and any(id(speaker) not in here for speaker in self._speaking()):
+                return False
+            self._let_go()
+        return True
+
+    def _has_waited(self, step: Step) -> None:
+        with self._lock:
+            if any(held is step for _, held in self._held):
+                self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, []
+        self._scheduler.add(*(step for _, step in held))
 
 
 def _run(batch: list[Step]) -> None:

@@ -29,6 +29,7 @@ class Segment:
         queued: Whether a step that will hear them waits for its turn.
         speculating: Whether a step that will speculate waits for its turn.
         failing: Whether the last interim failed.
+        ready: Whether its final was ready when inference last heard of it.
 
     Args:
         engine: Whose model hears it.
@@ -47,6 +48,7 @@ class Segment:
         self.queued = False
         self.speculating = False
         self.failing = False
+        self.ready = False
         self._options = options
         self._stream: Stream | None = None
         self._pieces: list[Samples] = []
@@ -80,6 +82,7 @@ class Segment:
             self._stream = self.engine.model.open_stream(self._options, self.start)
         if pieces:
             yield from self._stream.feeding(np.concatenate(pieces))
+            self.ready = self._stream.speculated
         return self._stream
 
     def interim(self) -> Work[Hypothesis]:
@@ -90,7 +93,8 @@ class Segment:
     def speculation(self) -> Work[None]:
         """Make the final of what was heard, in case nothing more is said."""
         assert self._stream is not None
-        return self._stream.speculating()
+        yield from self._stream.speculating()
+        self.ready = self._stream.speculated
 
     def final(self) -> Work[Transcript]:
         """Hear everything that waits and make the final."""

@@ -156,10 +156,10 @@ class Session:
     """One speaker's audio in, hypotheses and finals out. Made by :meth:`Engine.open`.
 
     Events come from iterating over the session; a hypothesis that nobody has taken yet is replaced
-    by a newer one, a final never is. A segment's hypotheses come before its final, and finals in
-    the order of their segments: one for each flush, empty where nothing was said, and one for each
-    segment that the endpointer ended; a :class:`SegmentEnded` comes before each. All methods belong
-    to the event loop that opened the session.
+    by a newer one, a final never is. A segment's hypotheses come before its final and after the
+    final before it. Finals come in the order of their segments: one for each flush, empty where
+    nothing was said, and one for each segment that the endpointer ended; a :class:`SegmentEnded`
+    comes before each. All methods belong to the event loop that opened the session.
     """
 
     def __init__(
@@ -183,6 +183,7 @@ class Session:
         self._ended: dict[asyncio.Future[Transcript], SegmentEnded] = {}
         self._segments = 0  # How many have been ended.
         self._ready: dict[asyncio.Future[Transcript], Final | Failed] = {}  # Before their turn.
+        self._early: Hypothesis | None = None  # Of the open segment, while an earlier final is due.
         self._history: deque[Samples] = deque()
         self._history_samples = 0
         self._received = 0
@@ -467,7 +468,9 @@ class Session:
         """Forget what was heard since the last segment."""
         if self._endpointer is not None:
             self._endpointer.restart()
-        self._end_segment()
+        dropped = self._end_segment()
+        if dropped is not None:
+            dropped.engine.gathering.review()
         self._forget_history()
         self._emit(Discarded())
         self._progress.set()
@@ -518,6 +521,7 @@ class Session:
 
     def _end_segment(self) -> Segment | None:
         segment, self._segment = self._segment, None
+        self._early = None
         if segment is not None:
             self._state = SessionState.IDLE
             scheduler.speakers -= segment.interval is not None
@@ -551,7 +555,7 @@ class Session:
 
         # A segment that was flushed meanwhile needs no interim.
         start = lambda: work() if self._segment is segment else None  # noqa: E731
-        scheduler.add(Step(Priority.INTERIM, model, start, done))
+        scheduler.add(Step(Priority.INTERIM, model, start, done, segment.engine.batch_size))
 
     def _interim_ready(
         self, segment: Segment, heard: Any, error: Exception | None, paused: bool
@@ -568,7 +572,10 @@ class Session:
         if self._segment is not segment:
             return
         if isinstance(heard, Hypothesis):
-            self._emit(heard)
+            if self._finals:
+                self._early = heard
+            else:
+                self._emit(heard)
         if paused:
             self._queue_speculation(segment)
         self._queue_interim(segment)
@@ -577,7 +584,8 @@ class Session:
         """Have the final made while the caller is still waiting for the pause to become an end."""
         if segment.speculating:
             return
-        assert segment.engine.model is not None
+        engine, model = segment.engine, segment.engine.model
+        assert model is not None
         segment.speculating = True
 
         def done(_: None, error: Exception | None) -> None:
@@ -589,7 +597,7 @@ class Session:
             wanted = self._segment is segment and segment.paused
             return segment.speculation() if wanted else None
 
-        scheduler.add(Step(Priority.SPECULATION, segment.engine.model, start, done))
+        scheduler.add(Step(Priority.SPECULATION, model, start, done, engine.batch_size))
 
     def _engine_started(
         self, started: asyncio.Future[Model], segment: Segment, result: asyncio.Future[Transcript]
@@ -601,7 +609,8 @@ class Session:
             self._final_ready(result, Failed(error))
 
     def _queue_final(self, segment: Segment, result: asyncio.Future[Transcript]) -> None:
-        assert segment.engine.model is not None
+        engine, model = segment.engine, segment.engine.model
+        assert model is not None
         flushed = time.perf_counter()
 
         def done(transcript: Transcript | None, error: Exception | None) -> None:
@@ -615,7 +624,12 @@ class Session:
 
         # Of a session that was aborted meanwhile, nobody wants it.
         start = lambda: segment.final() if result in self._finals else None  # noqa: E731
-        scheduler.add(Step(Priority.FINAL, segment.engine.model, start, done))
+        step = Step(Priority.FINAL, model, start, done, engine.batch_size)
+        if segment.ready:
+            scheduler.add(step)  # Nothing is left to be encoded.
+            engine.gathering.review()
+        else:
+            engine.gathering.add(self, step)
 
     def _final_ready(self, result: asyncio.Future[Transcript], outcome: Final | Failed) -> None:
         if result not in self._finals:
@@ -633,6 +647,9 @@ class Session:
                     settle(first, event.transcript, None)
                 case Failed():
                     settle(first, None, event.error)
+        if not self._finals and self._early is not None:
+            self._emit(self._early)
+            self._early = None
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Hypothesis) and self._events:
@@ -645,7 +662,7 @@ class Session:
     def _close(self) -> None:
         if self._state is SessionState.CLOSED:
             return
-        self._end_segment()
+        unfinished = self._end_segment()
         self._state = SessionState.CLOSED
         asked = [entry.result for entry in self._waiting if isinstance(entry, _Flush)]
         for result in (*self._finals, *asked):
@@ -658,6 +675,8 @@ class Session:
         self._progress.set()
         self._forget_history()
         self._engine._sessions.discard(self)
+        if unfinished is not None:
+            unfinished.engine.gathering.review()  # For those who waited for its final.
         self._events.append(None)
         self._has_events.set()
 

@@ -49,13 +49,13 @@ class KnownModel:
         mlx: Hugging Face id of the parakeet-mlx folder.
         onnx: Hugging Face id of the ONNX export, where there is one.
         about: A line for people.
-        language: BCP 47 code of the one language it knows, or None where it knows several.
+        languages: BCP 47 codes of what it knows.
     """
 
     mlx: str
     onnx: str | None
     about: str
-    language: str | None = "en"
+    languages: tuple[str, ...] = ("en",)
 
 
 KNOWN = {
@@ -68,7 +68,8 @@ KNOWN = {
         "mlx-community/parakeet-tdt-0.6b-v3",
         "istupakov/parakeet-tdt-0.6b-v3-onnx",
         "25 European languages, capitals and punctuation",
-        language=None,
+        # As NVIDIA's model card has them.
+        tuple("bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk".split()),
     ),
     "parakeet-tdt-1.1b": KnownModel(
         "mlx-community/parakeet-tdt-1.1b", None, "English, lower case, higher accuracy"
@@ -88,6 +89,9 @@ KNOWN = {
     ),
 }
 """Names under which auto fetches what the machine runs best."""
+
+LANGUAGES = tuple(sorted({language for known in KNOWN.values() for language in known.languages}))
+"""BCP 47 codes of everything that some known model knows."""
 
 _MLX_FILES = ("config.json", "model.safetensors")
 _ONNX_ENCODER = "encoder-model.onnx"
@@ -165,12 +169,12 @@ def find_model(
     return _read_folder(source, folder, backend, has_gpu)
 
 
-def language_of(source: str) -> str | None:
-    """The language of a bundled or known model that has only one; None where that is not known."""
+def languages_of(source: str) -> tuple[str, ...]:
+    """BCP 47 codes of what a bundled or known model knows; none where that is not known."""
     for name, known in KNOWN.items():
         if source in (name, known.mlx, known.onnx):
-            return known.language
-    return "en" if source in BUNDLED else None
+            return known.languages
+    return ("en",) if source in BUNDLED else ()
 
 
 def is_cached(repository: str, cache_dir: Path | None = None) -> bool:

@@ -25,7 +25,6 @@ from parakeet_stt.model.decoder import (
     NumpyNetwork,
 )
 from parakeet_stt.model.encoder import Encoder
-from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.stream import Stream, StreamOptions
 from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
@@ -44,9 +43,9 @@ WARM_UP_SECONDS = (0.5, 2.0)
 """Lengths of silence that :meth:`Model.warm_up` transcribes: kernels are compiled per shape."""
 
 LARGEST_BATCH = 8
-"""Most windows that are encoded at once."""
+"""Most windows that are encoded at once, where nothing else is asked for."""
 
-_WORTHWHILE = 0.9  # A batch is, if it takes at most this share of the time of its windows alone.
+_WORTHWHILE = 0.9  # A batch is, if it takes at most this share of the time of its parts.
 _TOO_SLOW_SECONDS = 0.1  # A window that takes longer keeps a device busy by itself.
 
 
@@ -68,7 +67,7 @@ class Model:
         self._folder = files.folder
         self._decoder = decoder
         self.batch = 1
-        self._warm = False
+        self._warm_for = 0  # Windows at once that have been tried.
 
     def __repr__(self) -> str:
         return (
@@ -79,7 +78,12 @@ class Model:
     @property
     def language(self) -> str | None:
         """BCP 47 code of the one language that the model knows, where that is known."""
-        return hub.language_of(self.name)
+        return self.languages[0] if len(self.languages) == 1 else None
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """BCP 47 codes of the languages that the model knows; none where that is not known."""
+        return hub.languages_of(self.name)
 
     def transcribe_stream(
         self,
@@ -147,26 +151,39 @@ class Model:
                     progress(stream.seconds)
             return stream.finish()
 
-    def warm_up(self) -> None:
-        """Run over silence, once, so that the first words do not wait for kernels."""
-        if self._warm:
-            return
-        self._warm = True
-        if self.encoder.name == "onnx":
-            # Its memory arena is then as large as it will be, instead of growing for half an hour.
-            self._seconds([np.zeros((LONGEST_WINDOW, self.config.features), np.float32)])
-        for seconds in WARM_UP_SECONDS:
-            self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
-        window = np.zeros((200, self.config.features), np.float32)
-        alone = min(self._seconds([window]) for _ in range(3))
-        if alone < _TOO_SLOW_SECONDS:
-            together = min(self._seconds([window] * 4) for _ in range(3))
-            self.batch = LARGEST_BATCH if together < 4 * alone * _WORTHWHILE else 1
+    def warm_up(self, most: int = LARGEST_BATCH) -> None:
+        """Run over silence, once, so that the first words do not wait for kernels.
 
-    def _seconds(self, windows: list[LogMel]) -> float:
-        begun = time.perf_counter()
-        self.encoder.encode(windows, None)
-        return time.perf_counter() - begun
+        Args:
+            most: Windows at once that will be asked for: more than :data:`LARGEST_BATCH` are tried
+                before they count as worthwhile.
+        """
+        if not self._warm_for:
+            if self.encoder.name == "onnx":
+                # Its memory arena is then as large as it will be, instead of growing for half an
+                # hour.
+                longest = np.zeros((LONGEST_WINDOW, self.config.features), np.float32)
+                self.encoder.encode([longest], None)
+            for seconds in WARM_UP_SECONDS:
+                self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
+            self._warm_for = LARGEST_BATCH
+            alone = self._seconds(1)
+            if alone < _TOO_SLOW_SECONDS and self._seconds(4) < 4 * alone * _WORTHWHILE:
+                self.batch = LARGEST_BATCH
+        while self.batch == self._warm_for < most:
+            self._warm_for *= 2
+            if self._seconds(self._warm_for) < 2 * self._seconds(self.batch) * _WORTHWHILE:
+                self.batch = self._warm_for
+
+    def _seconds(self, windows: int) -> float:
+        """What encoding so many windows at once takes, at best."""
+        batch = [np.zeros((200, self.config.features), np.float32)] * windows
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            self.encoder.encode(batch, None)
+            times.append(time.perf_counter() - begun)
+        return min(times)
 
 
 _loaded: dict[tuple[Any, ...], Model] = {}

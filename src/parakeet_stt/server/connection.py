@@ -1,33 +1,52 @@
-"""The two ways in which streaming messages travel: WebSocket, and lines on TCP."""
+"""How streaming messages travel: on WebSockets, and on TCP, in lines or in frames."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
+from typing import ClassVar, Generic
 
 from starlette.datastructures import QueryParams
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from typing_extensions import TypeVar
 
 from parakeet_stt.errors import ParakeetError
 
 ABORT = "parakeet.abort"
 """ASGI extension of a WebSocket that can be closed although its client takes nothing."""
 
+M = TypeVar("M", default=str | bytes)
+"""What the messages of a protocol are."""
+
+_LINGER_SECONDS = 1.0  # How long a client may take to end a TCP connection that we have ended.
+
 
 class BadMessageError(ParakeetError):
     """A message that is not what the protocol has; the connection may go on."""
 
 
-class MessageTooLargeError(ParakeetError):
+class UnreadableError(ParakeetError):
+    """Nobody can tell where the next message begins: the connection cannot go on.
+
+    Attributes:
+        code: With what the connection is closed.
+    """
+
+    code: ClassVar[int] = 1002
+
+
+class MessageTooLargeError(UnreadableError):
     """A message over the limit; the connection cannot go on."""
+
+    code = 1009
 
 
 class GoneError(Exception):
     """The client is no longer there."""
 
 
-class Connection(ABC):
+class Connection(ABC, Generic[M]):
     """Messages to and from one client.
 
     Attributes:
@@ -39,16 +58,16 @@ class Connection(ABC):
     finishes = False
 
     @abstractmethod
-    async def receive(self) -> str | bytes | None:
+    async def receive(self) -> M | None:
         """The next message; None when the client sends no more.
 
         Raises:
-            BadMessageError: It is not text where it should be.
-            MessageTooLargeError: It is over the limit.
+            BadMessageError: It is not what a message is; the next may be.
+            UnreadableError: There is no next one: this one is over the limit, or has no end.
         """
 
     @abstractmethod
-    async def send(self, message: str | bytes) -> None:
+    async def send(self, message: M) -> None:
         """Send a message; waits while the client does not take any.
 
         Raises:
@@ -100,8 +119,8 @@ class WebSocketConnection(Connection):
         self._websocket.scope["extensions"][ABORT]["abort"]()
 
 
-class LineConnection(Connection):
-    """Lines of text on TCP.
+class TcpConnection(Connection[M]):
+    """Messages on TCP.
 
     Args:
         reader: Whose limit bounds a line.
@@ -113,6 +132,30 @@ class LineConnection(Connection):
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+
+    async def close(self, code: int, reason: str) -> None:
+        """As :meth:`Connection.close`.
+
+        A connection that is closed with something unread is reset, and a client that is still
+        sending would lose our last words: so we only say that they were the last, and wait.
+        """
+        with contextlib.suppress(OSError, TimeoutError):
+            if self._writer.can_write_eof():  # TLS cannot.
+                self._writer.write_eof()
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    while await self._reader.read(2**16):
+                        pass
+        self._writer.close()
+        with contextlib.suppress(OSError):  # It went first.
+            await self._writer.wait_closed()
+
+    def abort(self) -> None:
+        """As :meth:`Connection.abort`."""
+        self._writer.transport.abort()
+
+
+class LineConnection(TcpConnection):
+    """Lines of text on TCP."""
 
     async def receive(self) -> str | bytes | None:
         """As :meth:`Connection.receive`; empty lines are passed over."""
@@ -142,13 +185,3 @@ class LineConnection(Connection):
             await self._writer.drain()
         except OSError as error:
             raise GoneError from error
-
-    async def close(self, code: int, reason: str) -> None:
-        """As :meth:`Connection.close`."""
-        self._writer.close()
-        with contextlib.suppress(OSError):  # It went first.
-            await self._writer.wait_closed()
-
-    def abort(self) -> None:
-        """As :meth:`Connection.abort`."""
-        self._writer.transport.abort()

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import pydantic
 from loguru import logger
@@ -23,7 +23,8 @@ from parakeet_stt.server.connection import (
     BadMessageError,
     Connection,
     GoneError,
-    MessageTooLargeError,
+    M,
+    UnreadableError,
 )
 from parakeet_stt.server.server import Server
 from parakeet_stt.session import Event, Failed, Final, Session
@@ -69,7 +70,7 @@ DRAINING = Ending(1001, "the server is shutting down", listen=True)
 BROKEN = Ending(1011, "internal error", deliver=False)
 
 
-class Dialect(ABC):
+class Dialect(ABC, Generic[M]):
     """One protocol: what its messages mean for a session, and a session's events for it.
 
     Made before the connection is accepted; raises a ParakeetError where it cannot be, and the
@@ -85,14 +86,14 @@ class Dialect(ABC):
 
     protocol: ClassVar[str]
 
-    def __init__(self, talk: Conversation, query: QueryParams) -> None:
+    def __init__(self, talk: Conversation[M], query: QueryParams) -> None:
         self.talk = talk
 
-    def greet(self) -> None:  # noqa: B027 (there may be nothing to say)
+    def greet(self) -> None:
         """The connection is there: open the session, say what is said first."""
 
     @abstractmethod
-    def receive(self, message: str | bytes) -> None:
+    def receive(self, message: M) -> None:
         """A message has come.
 
         Raises:
@@ -107,14 +108,14 @@ class Dialect(ABC):
     def complain(self, error: ParakeetError) -> None:
         """Tell the client of an error."""
 
-    def rest(self) -> None:  # noqa: B027 (there may be nothing held back)
+    def rest(self) -> None:
         """Nothing more will be received: hand over audio that a decoder still holds back."""
 
-    def leave(self, ending: Ending) -> None:  # noqa: B027 (there may be nothing to say)
+    def leave(self, ending: Ending) -> None:
         """The last words, after every final and before the connection is closed."""
 
 
-class Conversation:
+class Conversation(Generic[M]):
     """One streaming client.
 
     Args:
@@ -130,7 +131,7 @@ class Conversation:
     def __init__(
         self,
         server: Server,
-        dialect: Callable[[Conversation, QueryParams], Dialect],
+        dialect: Callable[[Conversation[M], QueryParams], Dialect[M]],
         query: QueryParams,
         headers: Headers | None = None,
     ) -> None:
@@ -138,7 +139,7 @@ class Conversation:
         self.headers = headers or Headers()
         self.session: Session | None = None
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._unsent: deque[str | bytes] = deque()
+        self._unsent: deque[M] = deque()
         self._has_unsent = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
@@ -200,7 +201,7 @@ class Conversation:
         metrics = self.server.metrics.audio.labels(self._dialect.protocol)
         metrics.inc(len(samples) / SAMPLE_RATE)
 
-    def say(self, message: str | bytes) -> None:
+    def say(self, message: M) -> None:
         """Queue a message for the client."""
         self._unsent.append(message)
         self._sent.clear()
@@ -215,7 +216,7 @@ class Conversation:
         """End because the server does."""
         self.end(DRAINING)
 
-    async def run(self, connection: Connection) -> None:
+    async def run(self, connection: Connection[M]) -> None:
         """Talk to the client until either side ends it.
 
         Args:
@@ -237,6 +238,7 @@ class Conversation:
             if ending.listen:
                 await asyncio.wait([reading], timeout=_LISTEN_SECONDS)
             reading.cancel()
+            await asyncio.wait([reading])
             await self._finish(connection, ending)
             server.metrics.endings.labels(dialect.protocol, str(ending.code)).inc()
             logger.debug(f"{dialect.protocol}: closed with {ending.code} {ending.reason}")
@@ -248,7 +250,7 @@ class Conversation:
             for task in self._tasks:
                 task.cancel()
 
-    async def _finish(self, connection: Connection, ending: Ending) -> None:
+    async def _finish(self, connection: Connection[M], ending: Ending) -> None:
         """Get the finals that are wanted, send everything, and close."""
         server = self.server
         session = self.session
@@ -275,7 +277,7 @@ class Conversation:
             logger.info("the client did not take the last messages")
             connection.abort()
 
-    async def _read(self, connection: Connection) -> None:
+    async def _read(self, connection: Connection[M]) -> None:
         idle = self.server.settings.idle_seconds
         while self.ending is None or self.ending.listen:
             try:
@@ -287,11 +289,12 @@ class Conversation:
                 self._dialect.receive(message)
             except TimeoutError:
                 self.end(Ending(1008, f"nothing was received for {idle:g} seconds"))
-            except MessageTooLargeError as error:
-                self._complain(error)
-                self.end(Ending(1009, str(error)))
+            except UnreadableError as error:
+                self._count_error(error)
+                self.end(Ending(error.code, str(error)))
             except ParakeetError as error:
-                self._complain(error)
+                self._count_error(error)
+                self._dialect.complain(error)
             if self._waiting > self.server.settings.max_unsent:
                 await self._keep_pace()
             if self.session is not None:
@@ -322,11 +325,10 @@ class Conversation:
         except TimeoutError:
             self.end(Ending(1013, f"{session.lag:.0f} seconds of audio wait for inference"))
 
-    def _complain(self, error: ParakeetError) -> None:
+    def _count_error(self, error: ParakeetError) -> None:
         protocol = self._dialect.protocol
         self.server.metrics.errors.labels(protocol, type(error).__name__).inc()
         logger.info(f"{protocol}: {error}")
-        self._dialect.complain(error)
 
     async def _relay(self, session: Session) -> None:
         """Tell the session's events as fast as the client takes them: interims wait in the session,
@@ -350,7 +352,7 @@ class Conversation:
             case Failed():
                 metrics.errors.labels(protocol, type(event.error).__name__).inc()
 
-    async def _write(self, connection: Connection) -> None:
+    async def _write(self, connection: Connection[M]) -> None:
         while True:
             while self._unsent:
                 try:
@@ -389,6 +391,18 @@ def parse(kind: pydantic.TypeAdapter[T], message: str | bytes) -> T:
     try:
         return kind.validate_json(message)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadMessageError(f"{place}: {first['msg']}" if place else first["msg"]) from error
+        raise BadMessageError(_in_words(error)) from error
+
+
+def check(kind: pydantic.TypeAdapter[T], content: Any) -> T:
+    """What is no JSON any more as what the protocol has; as :func:`parse`."""
+    try:
+        return kind.validate_python(content)
+    except pydantic.ValidationError as error:
+        raise BadMessageError(_in_words(error)) from error
+
+
+def _in_words(error: pydantic.ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

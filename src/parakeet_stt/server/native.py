@@ -18,6 +18,7 @@ from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.errors import ConfigurationError, ParakeetError
 from parakeet_stt.server.conversation import DONE, Base64, Conversation, Dialect, Ending, parse
 from parakeet_stt.server.gate import holds_key
+from parakeet_stt.server.server import RefusedError
 from parakeet_stt.session import Event, Failed, Final, SpeechStarted, SpeechStopped
 from parakeet_stt.settings import parse_boost
 from parakeet_stt.transcript import Hypothesis, Token, Word
@@ -300,3 +301,10 @@ class NativeLines(Native):
             return
         self._known = True
         self._say("authenticated")
+
+
+def refusal_004(error: RefusedError) -> str:
+    """No place on TCP: full in system 004's words, which its clients may look for."""
+    full = error.reason == "sessions"
+    message = "No free streaming state available." if full else str(error)
+    return json.dumps({"type": "error", "message": message})

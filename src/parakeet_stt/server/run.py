@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import signal
@@ -19,11 +20,18 @@ from websockets.http11 import Request
 
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.app import EARS_PATH, NATIVE_PATH, at_root, make_app
-from parakeet_stt.server.connection import ABORT, LineConnection
-from parakeet_stt.server.conversation import Conversation
-from parakeet_stt.server.native import NativeLines
+from parakeet_stt.server.connection import (
+    ABORT,
+    GoneError,
+    LineConnection,
+    M,
+    TcpConnection,
+)
+from parakeet_stt.server.conversation import Conversation, Dialect
+from parakeet_stt.server.native import NativeLines, refusal_004
 from parakeet_stt.server.server import RefusedError, Server
 from parakeet_stt.server.settings import ServerSettings
+from parakeet_stt.server.wyoming import Wyoming, WyomingConnection, wyoming_refusal
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -63,7 +71,7 @@ class Running:
         self.ports: dict[str, int] = {}
         self._settings = settings
         self._web: list[tuple[_Uvicorn, asyncio.Task[None]]] = []
-        self._lines: list[asyncio.Server] = []
+        self._tcp: list[asyncio.Server] = []
 
     async def open(self) -> None:
         """Open the ports, then load the model.
@@ -79,11 +87,15 @@ class Running:
             await self._open_web("port", app, settings.port)
             for name, path in (("ws_port", NATIVE_PATH), ("ears_port", EARS_PATH)):
                 await self._open_web(name, at_root(app, path), getattr(settings, name))
-            await self._open_lines("tcp_port", settings.host, self._converse, self._tls())
+            lines = self._talking(LineConnection, NativeLines, refusal_004)
+            await self._open_tcp("tcp_port", settings.host, lines, self._tls())
             keyless = settings.tcp_host
             if keyless is None:
                 keyless = "127.0.0.1" if settings.api_keys else settings.host
-            await self._open_lines("status_port", keyless, self._tell_status, None)
+            await self._open_tcp("status_port", keyless, self._tell_status, None)
+            framed = functools.partial(WyomingConnection, most=settings.max_message_kb * 1024)
+            wyoming = self._talking(framed, Wyoming, wyoming_refusal)
+            await self._open_tcp("wyoming_port", keyless, wyoming, None)
             if exposed and not settings.api_keys:
                 logger.warning(
                     f"listening on {settings.host} without a key: whoever reaches this machine may "
@@ -108,8 +120,8 @@ class Running:
 
     async def close(self) -> None:
         """Close the ports, whatever is open."""
-        for lines in self._lines:
-            lines.close()
+        for tcp in self._tcp:
+            tcp.close()
         for web, _ in self._web:
             web.should_exit = True
         if self._web:
@@ -148,7 +160,7 @@ class Running:
         self._web.append((web, task))
         self.ports[name] = listening.getsockname()[1]
 
-    async def _open_lines(
+    async def _open_tcp(
         self, name: str, host: str, handler: Handler, tls: ssl.SSLContext | None
     ) -> None:
         port = getattr(self._settings, name)
@@ -156,11 +168,11 @@ class Running:
             return
         limit = self._settings.max_message_kb * 1024
         try:
-            lines = await asyncio.start_server(handler, host, port, limit=limit, ssl=tls)
+            tcp = await asyncio.start_server(handler, host, port, limit=limit, ssl=tls)
         except OSError as error:
             raise ConfigurationError(f"{name} {port} cannot be opened: {error}") from error
-        self._lines.append(lines)
-        self.ports[name] = lines.sockets[0].getsockname()[1]
+        self._tcp.append(tcp)
+        self.ports[name] = tcp.sockets[0].getsockname()[1]
 
     def _tls(self) -> ssl.SSLContext | None:
         settings = self._settings
@@ -170,17 +182,25 @@ class Running:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
         return context
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = LineConnection(reader, writer)
-        try:
-            with self.server.admit(NativeLines.protocol):
-                await Conversation(self.server, NativeLines, QueryParams()).run(connection)
-        except RefusedError as error:
-            # In system 004's words, which its clients may look for.
-            full = error.reason == "sessions"
-            message = "No free streaming state available." if full else str(error)
-            writer.write(json.dumps({"type": "error", "message": message}).encode() + b"\n")
-            await connection.close(1013, str(error))
+    def _talking(
+        self,
+        connect: Callable[[asyncio.StreamReader, asyncio.StreamWriter], TcpConnection[M]],
+        dialect: type[Dialect[M]],
+        refusal: Callable[[RefusedError], M],
+    ) -> Handler:
+        """What serves a client of a TCP port: its framing, its protocol, and how that says no."""
+
+        async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = connect(reader, writer)
+            try:
+                with self.server.admit(dialect.protocol):
+                    await Conversation(self.server, dialect, QueryParams()).run(connection)
+            except RefusedError as error:
+                with contextlib.suppress(GoneError):
+                    await connection.send(refusal(error))
+                await connection.close(1013, str(error))
+
+        return converse
 
     async def _tell_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         status = {"type": "status", "connected_streams": self.server.sessions}

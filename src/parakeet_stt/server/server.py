@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -75,7 +75,7 @@ class Server:
         self.metrics.lag.set_function(lambda: sum(s.lag for s in self.engine.sessions))
         self.metrics.ready.set_function(lambda: self.state is State.READY)
         self.state = State.LOADING
-        self.conversations: set[Conversation] = set()
+        self.conversations: set[Conversation[Any]] = set()
         self.stream_ids = itertools.count(1)
         self._sessions = 0
         self._requests = 0

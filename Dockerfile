@@ -1,0 +1,56 @@
+# syntax=docker/dockerfile:1
+# `parakeet-stt serve`, for CPUs (target `cpu`, the last one and so the default) and for NVIDIA GPUs
+# (target `cuda`). docs/docker.md says how to run it.
+
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS build
+RUN python -m venv /opt/parakeet
+ENV PATH=/opt/parakeet/bin:$PATH
+WORKDIR /build
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN --mount=type=cache,target=/root/.cache/pip pip install ".[server]"
+
+FROM build AS build-cuda
+# MLX's builds for CPUs and for CUDA come as packages with the same files: the last one stays.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install ".[server,cuda]" \
+    && pip uninstall -y mlx-cpu \
+    && pip install --no-deps --force-reinstall "mlx-cuda-13==$(pip show mlx | sed -n 's/^Version: //p')"
+
+FROM python:${PYTHON}-slim AS base
+# A fast BLAS for MLX on CPUs, and the formats that libsndfile does not know.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ffmpeg libopenblas0 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --create-home parakeet \
+    && install -d -o parakeet -g parakeet /models
+# Nothing but /models and /tmp is written to, and ONNX Runtime tells nobody what it runs.
+ENV PATH=/opt/parakeet/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
+    HF_HOME=/models \
+    XDG_CACHE_HOME=/tmp/.cache \
+    PARAKEET_CACHE_DIR=/models/hub \
+    PARAKEET_HOST=0.0.0.0 \
+    PARAKEET_PORT=8000
+VOLUME /models
+EXPOSE 8000 10300
+USER 10001:10001
+WORKDIR /tmp
+# The first start downloads the model: as long as that takes, the container is `starting`.
+HEALTHCHECK --start-period=30m --interval=15s --timeout=5s --retries=3 CMD ["python", "-c", "\
+import http.client as h, os, ssl, sys; \
+where = ('127.0.0.1', int(os.environ['PARAKEET_PORT'])); \
+ask = h.HTTPConnection(*where) if not os.getenv('PARAKEET_TLS_CERT') else \
+h.HTTPSConnection(*where, context=ssl._create_unverified_context()); \
+ask.request('GET', '/v1/health/ready'); \
+sys.exit(ask.getresponse().status != 200)"]
+ENTRYPOINT ["parakeet-stt"]
+CMD ["serve"]
+
+FROM base AS cuda
+COPY --from=build-cuda /opt/parakeet /opt/parakeet
+
+FROM base AS cpu
+COPY --from=build /opt/parakeet /opt/parakeet
