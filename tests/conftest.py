@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from serving import EVERY_PORT, Served, serving
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
@@ -40,6 +42,24 @@ def model(backend: str) -> Model:
 @pytest.fixture(scope="session")
 def recordings() -> list[Recording]:
     return RECORDINGS
+
+
+def spoken(count: int) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Recordings with pauses of 0.75 s between them: samples, and where each one begins."""
+    pieces, places, length = [], [], 0
+    for recording in [r for r in RECORDINGS if r.set == "known"][:count]:
+        places.append((length / 16_000, recording.text))
+        pieces += [recording.samples(), np.zeros(12_000, np.float32)]
+        length += len(pieces[-1]) + len(pieces[-2])
+    return np.concatenate(pieces), places
+
+
+@pytest.fixture(scope="session")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some minutes of speech."""
+    path = tmp_path_factory.mktemp("long") / "long.flac"
+    soundfile.write(path, spoken(40)[0], 16_000)
+    return path
 
 
 @pytest.fixture(scope="session")

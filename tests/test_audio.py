@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,14 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parakeet_stt.audio import Resampler, as_samples, pcm16, read_audio
+from parakeet_stt.audio import (
+    AudioFile,
+    Resampler,
+    as_samples,
+    duration_of,
+    pcm16,
+    read_audio,
+)
 from parakeet_stt.errors import AudioError
 
 
@@ -89,3 +98,89 @@ def test_files_that_are_no_audio_or_not_there_are_refused(tmp_path: Path) -> Non
     text.write_text("this is no audio")
     with pytest.raises(AudioError, match="cannot be decoded"):
         read_audio(text)
+
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+def test_a_flac_file_that_was_written_to_a_pipe_does_not_know_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "piped.flac"
+    soundfile.write(path, tone(16_000, 25), 16_000)
+    header = bytearray(path.read_bytes())
+    header[21] &= 0xF0  # STREAMINFO's number of samples is 0 where it is not known.
+    header[22:26] = bytes(4)
+    path.write_bytes(header)
+    assert duration_of(path) is None
+    np.testing.assert_allclose(read_audio(path), tone(16_000, 25), atol=1e-4)
+
+
+def test_a_length_that_is_claimed_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "claims.flac"
+    soundfile.write(path, tone(16_000, 25), 16_000)
+    header = bytearray(path.read_bytes())
+    header[21] |= 0x0F
+    header[22:26] = b"\xff" * 4
+    path.write_bytes(header)
+    np.testing.assert_allclose(read_audio(path), tone(16_000, 25), atol=1e-4)
+
+
+def test_empty_files_and_raw_audio_say_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(AudioError, match=r"empty\.wav is empty"):
+        read_audio(tmp_path / "empty.wav")
+    (tmp_path / "it.raw").write_bytes(bytes(1000))
+    with pytest.raises(AudioError, match=r"it\.raw cannot be decoded"):
+        read_audio(tmp_path / "it.raw")
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five minutes that only ffmpeg can read."""
+    folder = tmp_path_factory.mktemp("movie")
+    wav, path = folder / "tone.wav", folder / "tone.mkv"
+    soundfile.write(wav, tone(16_000, 300), 16_000)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-c:a", "aac", path], check=True)
+    return path
+
+
+@needs_ffmpeg
+def test_a_damaged_file_of_which_ffmpeg_has_much_to_say(movie: Path, tmp_path: Path) -> None:
+    """More than a pipe holds, so that nobody may wait for it to be read."""
+    data = bytearray(movie.read_bytes())
+    for place in range(5_000, len(data), 40):
+        data[place] ^= 0xFF
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(data)
+    said = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", path, "-f", "null", "-"], capture_output=True, check=False
+    )
+    assert len(said.stderr) > 2**16
+    with pytest.raises(AudioError, match=r"damaged\.mkv cannot be decoded: [A-Z]") as refused:
+        read_audio(path)
+    assert len(str(refused.value)) < 700
+
+
+@needs_ffmpeg
+def test_reading_is_stopped_from_another_thread_and_ffmpeg_with_it(movie: Path) -> None:
+    file = AudioFile(movie, "a film")
+    blocks = file.blocks(1.0)
+    assert len(next(blocks)) == 16_000
+    process = file._process
+    assert process is not None
+    assert process.poll() is None
+    stopping = threading.Thread(target=file.stop)
+    stopping.start()
+    assert sum(map(len, blocks)) < 250 * 16_000
+    stopping.join()
+    assert process.returncode == -signal.SIGKILL
+
+
+@needs_ffmpeg
+def test_ffmpeg_does_not_outlive_who_wanted_its_audio(movie: Path) -> None:
+    file = AudioFile(movie)
+    blocks = file.blocks(1.0)
+    next(blocks)
+    process = file._process
+    assert process is not None
+    blocks.close()
+    assert process.returncode == -signal.SIGKILL

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet_stt import load_model
-from parakeet_stt.model.decoder import GreedyTransducer, confidence
+from parakeet_stt.model.decoder import GreedyTransducer, judge
 from parakeet_stt.model.frontend import log_mel, normalize
 from parakeet_stt.model.hub import BUNDLED
 from parakeet_stt.model.onnx_encoder import OnnxNetwork
@@ -71,7 +71,17 @@ def test_an_onnx_decoder_graph_gives_the_tokens_of_numpy() -> None:
 
 
 def test_confidences_are_nemos() -> None:
-    found = confidence(ARRAYS["confidence.logits"])
+    logits = ARRAYS["confidence.logits"]
+    found, _ = judge(logits, logits.argmax(axis=-1))
     np.testing.assert_allclose(found, ARRAYS["confidence.values"], atol=1e-5)
     assert 0 <= found.min() < 0.01
     assert 0.5 < found.max() <= 1
+
+
+def test_log_probabilities_are_those_of_a_softmax() -> None:
+    logits = ARRAYS["confidence.logits"]
+    tokens = np.arange(logits.shape[0]) % logits.shape[-1]
+    _, found = judge(logits, tokens)
+    probabilities = np.exp(logits.astype(np.float64))
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(np.exp(found), probabilities[np.arange(len(tokens)), tokens])

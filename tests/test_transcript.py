@@ -7,6 +7,7 @@ import json
 import pytest
 
 from parakeet_stt import Hypothesis, Token, Transcript
+from parakeet_stt.transcript import joined
 
 PIECES = [
     "\u2581He",
@@ -63,6 +64,36 @@ def test_subtitles_have_a_cue_for_every_sentence() -> None:
         "2\n01:00:01,900 --> 01:00:03,400\nHow are you?\n"
     )
     assert late.to_vtt().startswith("WEBVTT\n\n00:59:59.500 --> 01:00:01.800\nHello, world.\n")
+
+
+def test_sentences_that_do_not_end_are_cut_for_subtitles() -> None:
+    tokens = [Token(i, f"\u2581word{i}", i * 0.5, i * 0.5 + 0.4, 1.0) for i in range(100)]
+    cues = Transcript(tuple(tokens), 0, 50).cues
+    assert len(Transcript(tuple(tokens), 0, 50).segments) == 1
+    assert " ".join(cue.text for cue in cues) == Transcript(tuple(tokens), 0, 50).text
+    assert all(cue.end - cue.start <= 7 and len(cue.text) <= 84 for cue in cues)
+    assert len(cues) <= 9
+
+
+def test_transcripts_that_follow_each_other_are_joined() -> None:
+    first, second = transcript(), transcript(5.0)
+    nothing = Transcript((), 10.0, 12.0)
+    whole = joined([first, second, nothing])
+    assert whole.text == f"{first.text} {second.text}"
+    assert whole.words == (*first.words, *second.words)
+    assert (whole.start, whole.end, whole.language) == (0, 12, "en")
+    assert joined([]) == Transcript(())
+    # A segment may begin with a piece that begins no word.
+    assert joined([first, Transcript(first.tokens[1:], 5, 10, "de")]).text.endswith(
+        "How are you? llo, world. How are you?"
+    )
+    assert joined([first, Transcript(first.tokens[1:], 5, 10, "de")]).language is None
+
+
+def test_words_and_sentences_know_their_tokens() -> None:
+    found = transcript()
+    assert tuple(t for word in found.words for t in word.tokens) == found.tokens
+    assert tuple(t for segment in found.segments for t in segment.tokens) == found.tokens
 
 
 def test_shifting_moves_every_time() -> None:

@@ -6,11 +6,15 @@ Conversion and resampling happen here and once; everything behind this module se
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -195,9 +199,7 @@ def read_audio(path: str | Path) -> Samples:
 
 
 def read_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[Samples]:
-    """Decode a file piece by piece, so that hours of audio need no memory of their own.
-
-    libsndfile reads WAV, FLAC, Ogg and MP3; for everything else ffmpeg is asked where installed.
+    """Decode a file piece by piece; as :meth:`AudioFile.blocks`.
 
     Args:
         path: The file.
@@ -206,49 +208,154 @@ def read_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[Samples]:
     Raises:
         AudioError: As :func:`read_audio`.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise AudioError(f"no such audio file: {file}")
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        yield from _read_with_ffmpeg(file, seconds, str(error))
-        return
-    with sound:
-        resample = Resampler(sound.samplerate)
-        try:
-            for block in sound.blocks(
-                int(sound.samplerate * seconds), dtype="float32", always_2d=True
-            ):
-                yield resample(block.mean(axis=1))
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{file} is damaged: {error}") from error
-        yield resample.flush()
+    return AudioFile(path).blocks(seconds)
 
 
 def duration_of(path: str | Path) -> float | None:
     """Length of a file in seconds, or None where only decoding it would tell."""
     try:
-        return float(soundfile.info(str(path)).duration)
-    except soundfile.LibsndfileError:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, TypeError):
         return None
+    # A FLAC or Ogg file that was written to a pipe does not know; libsndfile's largest number.
+    return None if info.frames >= 2**62 else float(info.duration)
 
 
-def _read_with_ffmpeg(file: Path, seconds: float, reason: str) -> Iterator[Samples]:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise AudioError(
-            f"{file} cannot be decoded: {reason.strip()} WAV, FLAC, Ogg and MP3 are read as they "
-            f"are; other formats need ffmpeg, which is not installed."
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from its beginning to its end; of one that was written to a pipe, the
+    length is not known, and soundfile's seeking to where it has read to already fails."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class AudioFile:
+    """A file of any common format, decoded piece by piece: hours of audio need no memory.
+
+    libsndfile reads WAV, FLAC, Ogg and MP3; for everything else ffmpeg is asked where installed.
+
+    Args:
+        path: The file.
+        name: What messages call it; its path by default.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
+        self._path = Path(path)
+        self._name = str(path) if name is None else name
+        self._stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def blocks(self, seconds: float = 10.0) -> Generator[Samples, None, None]:
+        """Its audio, ``float32 [samples]``, mono, 16 kHz, about so many seconds at a time.
+
+        Raises:
+            AudioError: No such file, or nothing here can decode it; the message says what is
+                missing.
+        """
+        if not self._path.is_file():
+            raise AudioError(f"no such audio file: {self._name}")
+        if self._path.stat().st_size == 0:
+            raise AudioError(f"{self._name} is empty")
+        try:
+            sound = _Forward(self._path)
+        except soundfile.LibsndfileError as error:
+            yield from self._read_with_ffmpeg(seconds, error.error_string)
+            return
+        except TypeError:  # What soundfile says of a name that ends in .raw.
+            yield from self._read_with_ffmpeg(seconds, "Raw audio does not say what it is.")
+            return
+        with sound:
+            yield from self._read(sound, seconds)
+
+    def stop(self) -> None:
+        """End :meth:`blocks` early; may be called from any thread, while another one reads.
+
+        No more pieces come then, and no program is left at work.
+        """
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _read(self, sound: Any, seconds: float) -> Iterator[Samples]:
+        if sound.channels > _MOST_CHANNELS:
+            raise AudioError(
+                f"{self._name} has {sound.channels} channels: expected {_MOST_CHANNELS} at most"
+            )
+        resample = Resampler(sound.samplerate)
+        size = max(1, int(sound.samplerate * seconds))
+        # Until nothing comes: the length that a file claims need not be true.
+        while not self._stopped:
+            try:
+                block = sound.read(size, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{self._name} is damaged: {error.error_string}") from error
+            if len(block) == 0:
+                break
+            yield resample(block.mean(axis=1))
+        yield resample.flush()
+
+    def _read_with_ffmpeg(self, seconds: float, reason: str) -> Iterator[Samples]:
+        program = shutil.which("ffmpeg")
+        if program is None:
+            raise AudioError(
+                f"{self._name} cannot be decoded: {reason.strip()} WAV, FLAC, Ogg and MP3 are read "
+                f"as they are; other formats need ffmpeg, which is not installed."
+            )
+        command = [program, "-nostdin", "-v", "error"]
+        # Formats that hold their audio themselves: a playlist would have other files read.
+        command += ["-format_whitelist", _FFMPEG_FORMATS, "-protocol_whitelist", "file"]
+        command += ["-i", f"file:{self._path}", "-map", "0:a:0"]
+        command += ["-f", "f32le", "-ac", "1", "-ar", str(SAMPLE_RATE), "-"]
+        size = int(SAMPLE_RATE * seconds) * 4
+        # A file for what it complains of: nobody reads a pipe meanwhile, and a full one blocks.
+        with tempfile.TemporaryFile() as complaints:
+            process = self._start(command, complaints)
+            assert process.stdout is not None
+            try:
+                while data := process.stdout.read(size):
+                    yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+                status = process.wait()
+            finally:
+                with self._lock:
+                    self._process = None
+                process.kill()  # Where nobody wanted the rest; otherwise it has ended.
+                process.wait()
+                process.stdout.close()
+            complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _LONGEST_COMPLAINT))
+            if complaints.tell():
+                complaints.readline()  # The rest of one.
+            message = self._readable(complaints.read().decode(errors="replace"))
+        if status and not self._stopped:
+            raise AudioError(f"{self._name} cannot be decoded: {message or 'ffmpeg failed'}")
+
+    def _start(self, command: list[str], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
         )
-    command = [program, "-nostdin", "-v", "error", "-i", f"file:{file}"]
-    command += ["-f", "f32le", "-ac", "1", "-ar", str(SAMPLE_RATE), "-"]
-    size = int(SAMPLE_RATE * seconds) * 4
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while data := process.stdout.read(size):
-            yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")
-        message = process.stderr.read().decode(errors="replace").strip()
-    if process.returncode:
-        raise AudioError(f"{file} cannot be decoded: {message or 'ffmpeg failed'}")
+        with self._lock:
+            self._process = process
+            if self._stopped:
+                process.kill()
+        return process
+
+    def _readable(self, complaint: str) -> str:
+        """What ffmpeg says, in one line, without addresses in memory and places of files."""
+        if "matches no streams" in complaint:
+            return "there is no audio in it"
+        if "not on whitelist" in complaint:
+            return "a playlist, or a format that is not accepted"
+        complaint = complaint.replace(f"file:{self._path}: ", "")
+        complaint = complaint.replace(f"file:{self._path}", self._name)
+        complaint = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", complaint)
+        lines = (line.strip() for line in complaint.splitlines())
+        return "; ".join(filter(None, dict.fromkeys(lines)))  # It repeats itself.
+
+
+_LONGEST_COMPLAINT = 500  # Bytes of the last that ffmpeg said.
+
+_FFMPEG_FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,gsm,matroska,webm,"
+    "mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,ogg,rm,tta,voc,w64,wav,wv"
+)

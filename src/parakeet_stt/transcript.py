@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 WORD_MARK = "\u2581"
 """SentencePiece's mark for the space before a word."""
+
+# Two lines of 42 characters for seven seconds, as broadcasters have it.
+_CUE_CHARACTERS = 84
+_CUE_SECONDS = 7.0
 
 _SENTENCE_END = (".", "?", "!", "。", "？", "！")  # noqa: RUF001
 
@@ -29,6 +33,8 @@ class Token:
         start: Seconds.
         end: Seconds.
         confidence: 0 (a guess) to 1 (certain).
+        logprob: Natural logarithm of the probability that the model gave it, among all tokens and
+            blank; None where that is not known.
     """
 
     id: int
@@ -36,6 +42,7 @@ class Token:
     start: float
     end: float
     confidence: float
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,14 @@ class Word:
         start: Seconds.
         end: Seconds.
         confidence: That of its least certain token, as NeMo's aggregation ``min``.
+        tokens: What it is made of.
     """
 
     text: str
     start: float
     end: float
     confidence: float
+    tokens: tuple[Token, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,11 @@ class Segment:
     def confidence(self) -> float:
         """Mean confidence of the words."""
         return fmean(word.confidence for word in self.words)
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """What the words are made of."""
+        return tuple(token for word in self.words for token in word.tokens)
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,20 @@ class Transcript:
         return tuple(Segment(tuple(words)) for words in sentences if words)
 
     @property
+    def cues(self) -> tuple[Segment, ...]:
+        """The sentences as subtitles: long ones, and models without punctuation, in pieces."""
+        cues: list[list[Word]] = []
+        for sentence in self.segments:
+            cues.append([])
+            for word in sentence.words:
+                cue = cues[-1]
+                length = sum(len(w.text) + 1 for w in cue) + len(word.text)
+                if cue and (length > _CUE_CHARACTERS or word.end - cue[0].start > _CUE_SECONDS):
+                    cues.append([])
+                cues[-1].append(word)
+        return tuple(Segment(tuple(words)) for words in cues)
+
+    @property
     def confidence(self) -> float:
         """Mean confidence of the words, 0 to 1; 0 when nothing was said."""
         words = self.words
@@ -149,17 +177,17 @@ class Transcript:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
 
     def to_srt(self) -> str:
-        """SubRip subtitles, one cue a segment."""
+        """SubRip subtitles."""
         return "\n".join(
             f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text}\n"
-            for number, cue in enumerate(self.segments, start=1)
+            for number, cue in enumerate(self.cues, start=1)
         )
 
     def to_vtt(self) -> str:
-        """WebVTT subtitles, one cue a segment."""
+        """WebVTT subtitles."""
         cues = (
             f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{cue.text}\n"
-            for cue in self.segments
+            for cue in self.cues
         )
         return "\n".join(("WEBVTT\n", *cues))
 
@@ -212,6 +240,29 @@ class Hypothesis:
         return words_of((*self.committed_tokens, *self.tentative_tokens))
 
 
+def joined(transcripts: Sequence[Transcript]) -> Transcript:
+    """One transcript of those that follow each other, such as the segments of a file.
+
+    Its text is theirs, separated by spaces; its language is theirs where they agree.
+    """
+    if not transcripts:
+        return Transcript(())
+    tokens: list[Token] = []
+    for transcript in transcripts:
+        first, *others = transcript.tokens or (None,)
+        if first is not None:
+            begins = first.piece.startswith((WORD_MARK, " "))
+            tokens.append(first if begins else replace(first, piece=WORD_MARK + first.piece))
+        tokens += others
+    languages = {t.language for t in transcripts if t.tokens and t.language}
+    return Transcript(
+        tuple(tokens),
+        transcripts[0].start,
+        transcripts[-1].end,
+        languages.pop() if len(languages) == 1 else None,
+    )
+
+
 def text_of(tokens: Iterable[Token]) -> str:
     """Text of a run of tokens, without spaces around it."""
     return _spaced(tokens).strip()
@@ -234,6 +285,7 @@ def words_of(tokens: Sequence[Token]) -> tuple[Word, ...]:
             start=group[0].start,
             end=max(token.end for token in group),
             confidence=min(token.confidence for token in group),
+            tokens=tuple(group),
         )
         for group in groups
     )

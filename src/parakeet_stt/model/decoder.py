@@ -30,13 +30,16 @@ class Emission:
         token: Id in the vocabulary.
         frame: Encoder frame, counted from where decoding began.
         duration: Encoder frames that it spans; 0 where the model does not say.
-        confidence: 0 to 1, by :func:`confidence`.
+        confidence: 0 to 1, by :func:`judge`.
+        logprob: Natural logarithm of its probability among all tokens and blank, as the model has
+            it: without what boosting adds, and where it emits the token.
     """
 
     token: int
     frame: int
     duration: int
     confidence: float
+    logprob: float
 
 
 class DecoderState(Protocol):
@@ -185,8 +188,11 @@ class GreedyTransducer:
                 symbols = 0
         beyond = state.skip + position - len(frames)
         end = TransducerState(prefix, state.frame + len(frames), beyond, symbols, place)
-        sure = confidence(np.array(heard)).tolist() if heard else []
-        return [Emission(*what, how) for what, how in zip(emitted, sure, strict=True)], end
+        if not emitted:
+            return [], end
+        judged = judge(np.array(heard), np.array([token for token, _, _ in emitted]))
+        scores = zip(*(score.tolist() for score in judged), strict=True)
+        return [Emission(*e, *score) for e, score in zip(emitted, scores, strict=True)], end
 
     def _best(self, logits: Floats) -> tuple[list[int], list[int]]:
         """The best token, or blank, and the best duration for each frame of a block."""
@@ -251,8 +257,8 @@ class GreedyCTC:
                     if token != self._blank:
                         others[token] = -np.inf  # Without a blank between it would be the same.
                     token, place = place.choose(others)
-                sure = float(confidence(logits[index]))
-                emissions.append(Emission(token, state.frame + index, 1, sure))
+                sure, likely = map(float, judge(logits[index], np.array(token)))
+                emissions.append(Emission(token, state.frame + index, 1, sure, likely))
             elif emissions:
                 emissions[-1] = replace(emissions[-1], duration=emissions[-1].duration + 1)
             last = best
@@ -340,25 +346,31 @@ def _gates(value: Floats) -> Floats:
     return np.concatenate((take, forget, give, candidate))
 
 
-def confidence(logits: Floats) -> npt.NDArray[np.float64]:
-    """How sure the model is of a choice: 0 (every token alike) to 1 (one token only).
+def judge(
+    logits: Floats, tokens: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """How sure the model is of a choice, and how likely it thinks what was chosen.
 
-    NeMo's ``entropy`` measure of type ``tsallis`` with alpha 2 and linear normalisation (Laptev
-    and Ginsburg, "Fast Entropy-Based Methods of Word-Level Confidence Estimation", 2022). It tells
-    wrong words from right ones as well as NeMo's default of alpha 0.33, whose values crowd at 0
-    (docs/benchmarks.md), and its scale is that of a probability.
+    Confidence, from 0 (every token alike) to 1 (one token only), is NeMo's ``entropy`` measure of
+    type ``tsallis`` with alpha 2 and linear normalisation (Laptev and Ginsburg, "Fast Entropy-Based
+    Methods of Word-Level Confidence Estimation", 2022). It tells wrong words from right ones as
+    well as NeMo's default of alpha 0.33, whose values crowd at 0 (docs/benchmarks.md), and its
+    scale is that of a probability.
 
     Args:
         logits: Of all tokens and blank, float32 [..., tokens + 1].
+        tokens: What was chosen, [...].
 
     Returns:
-        float64 [...].
+        Confidences and natural logarithms of probabilities, float64 [...].
     """
-    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    same = (weights**2).sum(axis=-1) / weights.sum(axis=-1) ** 2
+    relative = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    weights = np.exp(relative)
+    total = weights.sum(axis=-1)
+    same = (weights**2).sum(axis=-1) / total**2
     guess = 1 / logits.shape[-1]
-    sure: npt.NDArray[np.float64] = (same - guess) / (1 - guess)
-    return sure
+    chosen = np.take_along_axis(relative, tokens[..., None], axis=-1)[..., 0]
+    return (same - guess) / (1 - guess), chosen - np.log(total)
 
 
 def _sigmoid(x: Floats) -> Floats:

@@ -267,7 +267,9 @@ class WindowedStream(Stream):
                 following = self._start + emissions[index + 1].frame * FRAME_SECONDS
                 end = min(end, max(start, following))
             piece = self._vocabulary[emission.token]
-            tokens.append(Token(emission.token, piece, start, min(end, heard), emission.confidence))
+            end = min(end, heard)
+            sure, likely = emission.confidence, emission.logprob
+            tokens.append(Token(emission.token, piece, start, end, sure, likely))
         return tuple(tokens)
 
 

@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 import parakeet_stt
-from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
-from parakeet_stt.server import health
-from parakeet_stt.server.connection import BadMessageError, WebSocketConnection
+from parakeet_stt.errors import ParakeetError
+from parakeet_stt.server import health, openai_rest, transcribe
+from parakeet_stt.server.connection import WebSocketConnection
 from parakeet_stt.server.conversation import Conversation, Dialect
-from parakeet_stt.server.gate import Gate, accepted_subprotocol, problem, refusal
+from parakeet_stt.server.gate import Gate, accepted_subprotocol, problem, refusal, status_of
 from parakeet_stt.server.native import Native
 from parakeet_stt.server.realtime import Realtime
 from parakeet_stt.server.server import RefusedError, Server
@@ -42,7 +42,8 @@ def make_app(server: Server) -> FastAPI:
         "docs/protocols.md: OpenAPI describes no WebSockets.",
     )
     app.state.server = server
-    app.include_router(health.router)
+    for router in (health.router, openai_rest.router, openai_rest.models, transcribe.router):
+        app.include_router(router)
     for path, dialect in DIALECTS.items():
         app.add_api_websocket_route(path, _endpoint(server, dialect))
     app.add_exception_handler(HTTPException, _http_problem)
@@ -89,18 +90,12 @@ def _endpoint(server: Server, dialect: type[Dialect]) -> Any:
     return converse
 
 
-def _status(error: ParakeetError) -> int:
-    if isinstance(error, ConfigurationError | BadMessageError):
-        return 400
-    return 415 if isinstance(error, AudioError) else 500
-
-
 async def _failed(request: Request, error: Exception) -> Response:
     """An error of the library's, as HTTP has it."""
     if isinstance(error, RefusedError):
         return refusal(request.url.path, error)
     assert isinstance(error, ParakeetError)
-    return problem(request.url.path, _status(error), str(error))
+    return problem(request.url.path, status_of(error), str(error))
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

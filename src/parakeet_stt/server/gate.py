@@ -7,12 +7,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import starlette.exceptions
 from fastapi import HTTPException
 from loguru import logger
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from parakeet_stt.errors import AudioError, ConfigurationError
+from parakeet_stt.server.connection import BadMessageError
 from parakeet_stt.server.server import RefusedError, Server
 
 _OPEN = ("/healthz", "/v1/health/live", "/v1/health/ready")
@@ -165,8 +168,7 @@ def problem(path: str, status: int, message: str, retry_after: int | None = None
         content = {"err_code": _DEEPGRAM_CODES.get(status, "Bad Request"), "err_msg": message}
         content["request_id"] = str(uuid.uuid4())
     elif path.startswith(_OPENAI):
-        kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        content = {"error": {"message": message, "type": kind, "param": None, "code": None}}
+        content = openai_error(status, message)
     else:
         content = {"detail": message}
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
@@ -182,6 +184,26 @@ _DEEPGRAM_CODES = {
     429: "TOO_MANY_REQUESTS",
     503: "SERVICE_UNAVAILABLE",
 }
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status that tells of an error."""
+    match error:
+        case starlette.exceptions.HTTPException():
+            return error.status_code
+        case RefusedError():
+            return error.status
+        case ConfigurationError() | BadMessageError():
+            return 400
+        case AudioError():
+            return 415
+    return 500
+
+
+def openai_error(status: int, message: str) -> dict[str, Any]:
+    """An error as OpenAI's clients expect it."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
 def refusal(path: str, error: RefusedError) -> Response:

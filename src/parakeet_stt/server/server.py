@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -75,6 +77,7 @@ class Server:
         self.metrics.lag.set_function(lambda: sum(s.lag for s in self.engine.sessions))
         self.metrics.ready.set_function(lambda: self.state is State.READY)
         self.state = State.LOADING
+        self.created = int(time.time())
         self.conversations: set[Conversation[Any]] = set()
         self.stream_ids = itertools.count(1)
         self._sessions = 0
@@ -86,6 +89,12 @@ class Server:
     def sessions(self) -> int:
         """Streaming clients that are here now."""
         return self._sessions
+
+    @property
+    def model_name(self) -> str:
+        """What clients may know the model by: its name, of a folder only the last part."""
+        path = Path(self.settings.model).expanduser()
+        return path.name if path.is_dir() else self.settings.model
 
     @property
     def model(self) -> Model:
