@@ -36,7 +36,7 @@ VOCABULARY: dict[str, tuple[list[str], list[str]]] = {
         + ["authenticate", "liststreams", "subscribe"],
         ["lang", "seconds", "engine", "token", "stream_id"],
     ),
-    "/v1/listen": (["KeepAlive", "Finalize", "Configure"], ["features", "processors"]),
+    "/v1/listen": (["KeepAlive", "Finalize", "Configure"], ["features", "keyterms"]),
     "/v1/realtime": (
         ["session.update", "transcription_session.update", "input_audio_buffer.append"]
         + ["input_audio_buffer.commit", "input_audio_buffer.clear", "response.create"],
@@ -131,7 +131,7 @@ async def while_somebody_speaks(served: Served, attack: Any) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(DIALECTS) - {"/"}))
 def test_nonsense_on_a_websocket(attacked: Served, path: str) -> None:
-    url = attacked.ws + path
+    url = f"{attacked.ws}{path}?sample_rate=16000"
     sent = 0
 
     @nonsense

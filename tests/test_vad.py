@@ -14,7 +14,7 @@ from parakeet_stt import Engine, Final
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.session import Event, Session, SpeechStarted, SpeechStopped
+from parakeet_stt.session import Event, Passed, Session, SpeechStarted, SpeechStopped
 from parakeet_stt.vad import Change, Endpointer, Endpointing, Speech
 
 SINGLE = [recording for recording in RECORDINGS if recording.set == "known"]
@@ -106,6 +106,27 @@ async def test_what_is_heard_does_not_depend_on_the_pieces(engine: Engine) -> No
             return sorted(await collect(session), key=lambda event: isinstance(event, Final))
 
     assert await hear(1000) == await hear(7) == await hear(48_000)
+
+
+async def test_a_reminder_comes_in_its_place_among_the_events(engine: Engine) -> None:
+    first, audio = len(said(4)) / SAMPLE_RATE, said(4, 5)
+
+    async def hear(piece: int) -> list[Event]:
+        async with engine.open(interval=None, preroll=0.6, endpointing=Endpointing()) as session:
+            session.remind(first)
+            for start in range(0, len(audio), piece):
+                session.send(audio[start : start + piece])
+            await session.flush()
+            session.remind(1.0)  # Gone by already.
+            await session.finish()
+            shown = (SpeechStarted, SpeechStopped, Passed)
+            return [event for event in await collect(session) if isinstance(event, shown)]
+
+    events = await hear(1000)
+    kinds = [SpeechStarted, SpeechStopped, Passed, SpeechStarted, SpeechStopped, Passed]
+    assert [type(event) for event in events] == kinds
+    assert [event.at for event in events if isinstance(event, Passed)] == [first, 1.0]
+    assert events == await hear(48_000)
 
 
 async def test_a_flush_hears_what_was_too_short_for_the_endpointer(engine: Engine) -> None:

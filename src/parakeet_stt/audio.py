@@ -129,8 +129,7 @@ class AudioDecoder:
         return self._resampler(samples)
 
     def flush(self) -> Samples:
-        """What the resampler still holds back; afterwards the decoder starts anew."""
-        self._rest = b""
+        """What the resampler still holds back; part of a sample waits for the rest of it."""
         return self._resampler.flush()
 
 

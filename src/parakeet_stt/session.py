@@ -125,7 +125,20 @@ class Failed:
     segment: int = field(default=0, compare=False)
 
 
-Event = Hypothesis | SegmentEnded | Final | Failed | SpeechStarted | SpeechStopped | Discarded
+@dataclass(frozen=True)
+class Passed:
+    """The time that :meth:`Session.remind` was given has gone by, as an event.
+
+    Attributes:
+        at: Seconds of audio since the session opened.
+    """
+
+    at: float
+
+
+Event = (
+    Hypothesis | SegmentEnded | Final | Failed | SpeechStarted | SpeechStopped | Discarded | Passed
+)
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,7 @@ class Session:
         self._history_samples = 0
         self._received = 0
         self._heard = 0  # Of these, samples that have been judged.
+        self._reminder: float | None = None
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
         self._progress = asyncio.Event()
@@ -330,6 +344,15 @@ class Session:
         self._check_open()
         self._waiting.append(_Discard())
         self._advance()
+
+    def remind(self, at: float) -> None:
+        """Have a :class:`Passed` event once audio up to a time has been judged.
+
+        Args:
+            at: Seconds of audio since the session opened; takes the place of an earlier reminder.
+        """
+        self._reminder = at
+        self._remind()
 
     async def finish(self) -> Transcript:
         """Flush, wait for every final that is on its way, then close.
@@ -480,11 +503,17 @@ class Session:
         if self._segment is None and self._preroll is None and len(audio):
             self._open_segment(self._heard / SAMPLE_RATE)
         self._heard += len(audio)
+        self._remind()
         if self._segment is None:
             self._remember(audio)
             return
         self._segment.add(audio)
         self._queue_interim(self._segment)
+
+    def _remind(self) -> None:
+        if self._reminder is not None and self._heard >= self._reminder * SAMPLE_RATE:
+            self._emit(Passed(self._reminder))
+            self._reminder = None
 
     def _begin(self, reach: int) -> Segment:
         """Open a segment with so many samples of what came before."""

@@ -13,9 +13,10 @@ from starlette.websockets import WebSocket
 
 import parakeet_stt
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.server import health, openai_rest, transcribe
+from parakeet_stt.server import deepgram_files, health, openai_rest, transcribe
 from parakeet_stt.server.connection import WebSocketConnection
 from parakeet_stt.server.conversation import Conversation, Dialect
+from parakeet_stt.server.deepgram import Deepgram
 from parakeet_stt.server.gate import Gate, accepted_subprotocol, problem, refusal, status_of
 from parakeet_stt.server.native import Native
 from parakeet_stt.server.realtime import Realtime
@@ -28,6 +29,7 @@ DIALECTS: dict[str, type[Dialect]] = {
     "/": Native,  # System 004's clients name no path.
     NATIVE_PATH: Native,
     "/v1/realtime": Realtime,
+    "/v1/listen": Deepgram,
 }
 """WebSocket protocols by path."""
 
@@ -42,7 +44,13 @@ def make_app(server: Server) -> FastAPI:
         "docs/protocols.md: OpenAPI describes no WebSockets.",
     )
     app.state.server = server
-    for router in (health.router, openai_rest.router, openai_rest.models, transcribe.router):
+    for router in (
+        health.router,
+        openai_rest.router,
+        openai_rest.models,
+        transcribe.router,
+        deepgram_files.router,
+    ):
         app.include_router(router)
     for path, dialect in DIALECTS.items():
         app.add_api_websocket_route(path, _endpoint(server, dialect))
@@ -80,7 +88,8 @@ def _endpoint(server: Server, dialect: type[Dialect]) -> Any:
                 conversation = Conversation(
                     server, dialect, websocket.query_params, websocket.headers
                 )
-                await websocket.accept(accepted_subprotocol(websocket.headers))
+                answer = [(k.encode(), v.encode()) for k, v in conversation.answer.items()]
+                await websocket.accept(accepted_subprotocol(websocket.headers), answer)
                 await conversation.run(WebSocketConnection(websocket))
         except RefusedError as error:
             await websocket.send_denial_response(refusal(path, error))

@@ -78,6 +78,8 @@ class Dialect(ABC, Generic[M]):
 
     Attributes:
         protocol: Its name in metrics and the log.
+        idle_code: The close code of a client that sends nothing.
+        answer: Headers of the response that accepts a WebSocket.
 
     Args:
         talk: The conversation that it translates.
@@ -85,9 +87,11 @@ class Dialect(ABC, Generic[M]):
     """
 
     protocol: ClassVar[str]
+    idle_code: ClassVar[int] = 1008
 
     def __init__(self, talk: Conversation[M], query: QueryParams) -> None:
         self.talk = talk
+        self.answer: dict[str, str] = {}
 
     def greet(self) -> None:
         """The connection is there: open the session, say what is said first."""
@@ -146,6 +150,11 @@ class Conversation(Generic[M]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._relaying: asyncio.Task[None] | None = None
         self._dialect = dialect(self, query)
+
+    @property
+    def answer(self) -> dict[str, str]:
+        """Headers of the response that accepts its WebSocket."""
+        return self._dialect.answer
 
     @property
     def ending(self) -> Ending | None:
@@ -288,7 +297,8 @@ class Conversation(Generic[M]):
                     return
                 self._dialect.receive(message)
             except TimeoutError:
-                self.end(Ending(1008, f"nothing was received for {idle:g} seconds"))
+                reason = f"nothing was received for {idle:g} seconds"
+                self.end(Ending(self._dialect.idle_code, reason))
             except UnreadableError as error:
                 self._count_error(error)
                 self.end(Ending(error.code, str(error)))

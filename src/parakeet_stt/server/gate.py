@@ -164,14 +164,17 @@ def problem(path: str, status: int, message: str, retry_after: int | None = None
         retry_after: Seconds after which it may work.
     """
     content: dict[str, Any]
+    headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
     if path.startswith(_DEEPGRAM):
         content = {"err_code": _DEEPGRAM_CODES.get(status, "Bad Request"), "err_msg": message}
         content["request_id"] = str(uuid.uuid4())
+        # What clients show where a handshake fails: few of them read the body.
+        headers["dg-error"] = message.encode("unicode_escape").decode()[:500].strip()
+        headers["dg-request-id"] = content["request_id"]
     elif path.startswith(_OPENAI):
         content = openai_error(status, message)
     else:
         content = {"detail": message}
-    headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(content, status, headers)
