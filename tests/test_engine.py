@@ -23,20 +23,13 @@ from parakeet_stt.errors import (
     ParakeetError,
     SessionClosedError,
 )
+from parakeet_stt.events import Discarded, Event, Failed, SegmentEnded, SpeechStarted
 from parakeet_stt.model import device
 from parakeet_stt.model.parakeet import LARGEST_BATCH
 from parakeet_stt.model.stream import StreamOptions, Window, Work
 from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
 from parakeet_stt.schedule import RESERVE, Priority, Step, scheduler
-from parakeet_stt.session import (
-    MAX_BACKLOG_SECONDS,
-    Discarded,
-    Event,
-    Failed,
-    SegmentEnded,
-    SessionState,
-    SpeechStarted,
-)
+from parakeet_stt.session import MAX_BACKLOG_SECONDS, SessionState
 from parakeet_stt.vad import Endpointing
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]

@@ -18,17 +18,18 @@ from conftest import RECORDINGS
 
 from parakeet_stt import Engine, Model, Transcript, load_model
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.events import Event, Final, SegmentEnded
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.model.parakeet import LARGEST_BATCH
 from parakeet_stt.model.stream import StreamOptions, Window, Work
 from parakeet_stt.schedule import LONGEST_BATCH_SECONDS, RESERVE, Priority, Scheduler, Step
-from parakeet_stt.session import Event, Final, SegmentEnded, Session
+from parakeet_stt.session import Session
 from parakeet_stt.transcript import Hypothesis
 
 SPEECH = [r.samples() for r in RECORDINGS if r.set == "known"]
-FINAL, INTERIM, SPECULATION = Priority
+FINAL, INTERIM, BULK, SPECULATION = Priority
 
 
 class Watched:
@@ -132,12 +133,30 @@ def test_finals_go_before_interims_and_speculation_goes_last(batch: int) -> None
     scheduler, outcomes = Scheduler(), Outcomes()
     with busy_thread():
         for number in range(3):
-            for priority in (SPECULATION, INTERIM, FINAL):
+            for priority in (SPECULATION, BULK, INTERIM, FINAL):
                 name = f"{priority.name} {number}"
                 scheduler.add(outcomes.step(name, priority, model, nothing))
     assert outcomes.order == [
-        f"{p.name} {n}" for p in (FINAL, INTERIM, SPECULATION) for n in (0, 1, 2)
+        f"{p.name} {n}" for p in (FINAL, INTERIM, BULK, SPECULATION) for n in (0, 1, 2)
     ]
+
+
+async def test_recordings_let_people_who_speak_now_go_first() -> None:
+    engine = Engine("tiny", backend="onnx")
+    await engine.start()
+    order: list[str] = []
+    with busy_thread():
+        futures = []
+        for name, bulk in (("one", True), ("other", True), ("live", False)):
+            session = engine.open(interval=None, bulk=bulk)
+            session.send(SPEECH[0])
+            future = session.flush()
+            future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+            futures.append(future)
+    transcripts = await asyncio.gather(*futures)
+    assert order == ["live", "one", "other"]
+    assert transcripts[0].text == transcripts[2].text
+    await engine.close()
 
 
 def test_a_final_that_comes_while_an_interim_runs_goes_before_the_interims_that_wait() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from parakeet_stt import Engine, Final
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.events import Event, Passed, SpeechStarted, SpeechStopped
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.session import Event, Passed, Session, SpeechStarted, SpeechStopped
+from parakeet_stt.session import Session
 from parakeet_stt.vad import Change, Endpointer, Endpointing, Speech
 
 SINGLE = [recording for recording in RECORDINGS if recording.set == "known"]

@@ -5,6 +5,7 @@ Names are imported when they are first used, so that neither Pipecat nor MLX loa
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,25 @@ from parakeet_stt.model import blas
 if TYPE_CHECKING:
     from parakeet_stt.engine import Engine
     from parakeet_stt.errors import ParakeetError
+    from parakeet_stt.events import Final
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
     from parakeet_stt.model.parakeet import Model, load_model
     from parakeet_stt.model.stream import Stream
     from parakeet_stt.service import ParakeetMLXSTTService
-    from parakeet_stt.session import Final, Session
+    from parakeet_stt.session import Session
     from parakeet_stt.transcript import Hypothesis, Segment, Token, Transcript, Word
 
 # Before anybody imports mlx: afterwards it is too late.
 blas.prepare()
 
+# ONNX Runtime has telemetry since 1.31; speech stays on its machine, and so does that it is heard.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
     "Engine": "engine",
-    "Final": "session",
+    "Final": "events",
     "Hypothesis": "transcript",
     "MLX_GLOBAL_LOCK": "model.device",
     "Model": "model.parakeet",

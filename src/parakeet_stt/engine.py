@@ -136,6 +136,7 @@ class Engine:
         interval: float | None = 0.1,
         preroll: float | None = None,
         endpointing: Endpointing | None = None,
+        bulk: bool = False,
     ) -> Session:
         """Open a session. Audio may be sent at once; until the model is loaded, it waits.
 
@@ -147,8 +148,9 @@ class Engine:
                 from before are kept for the next segment's beginning.
             endpointing: When speech counts as begun and ended, where the session is to find out by
                 itself: segments are then opened (with ``preroll``) and flushed for it.
+            bulk: Whether it is a recording: sessions of people who speak now go first.
         """
-        session = Session(self, options or StreamOptions(), interval, preroll, endpointing)
+        session = Session(self, options or StreamOptions(), interval, preroll, endpointing, bulk)
         self._sessions.add(session)
         return session
 

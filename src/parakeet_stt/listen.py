@@ -15,8 +15,9 @@ import numpy as np
 from parakeet_stt.audio import SAMPLE_RATE, Samples, read_audio
 from parakeet_stt.engine import Engine
 from parakeet_stt.errors import AudioError
+from parakeet_stt.events import Failed, Final
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.session import Failed, Final, Session
+from parakeet_stt.session import Session
 from parakeet_stt.settings import ParakeetSettings
 from parakeet_stt.transcript import Hypothesis, Transcript
 from parakeet_stt.vad import WINDOW, Endpointing

@@ -41,7 +41,9 @@ class Priority(IntEnum):
 
     FINAL = 0
     INTERIM = 1
-    SPECULATION = 2
+    BULK = 2
+    """What belongs to recordings: people who speak now go first."""
+    SPECULATION = 3
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Segment:
         start: Seconds at which it begins.
         waiting: Samples that have not been heard yet.
         interval: Shortest time between its interims, in seconds of audio; None for none.
+        bulk: Whether it belongs to a recording.
         queued: Whether a step that will hear them waits for its turn.
         speculating: Whether a step that will speculate waits for its turn.
         failing: Whether the last interim failed.
@@ -36,15 +37,22 @@ class Segment:
         options: How to listen.
         start: Seconds at which it begins.
         interval: As the attribute.
+        bulk: As the attribute.
     """
 
     def __init__(
-        self, engine: Engine, options: StreamOptions, start: float, interval: float | None
+        self,
+        engine: Engine,
+        options: StreamOptions,
+        start: float,
+        interval: float | None,
+        bulk: bool,
     ) -> None:
         self.engine = engine
         self.start = start
         self.waiting = 0
         self.interval = interval
+        self.bulk = bulk
         self.queued = False
         self.speculating = False
         self.failing = False

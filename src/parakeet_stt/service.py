@@ -45,8 +45,9 @@ from parakeet_stt.errors import (
     ModelUnavailableError,
     ParakeetError,
 )
+from parakeet_stt.events import Failed, Final
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.session import HISTORY_SECONDS, Failed, Final, Session, SessionState
+from parakeet_stt.session import HISTORY_SECONDS, Session, SessionState
 from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
 

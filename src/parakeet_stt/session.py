@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,16 @@ from loguru import logger
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
 from parakeet_stt.errors import BacklogError, SessionClosedError
+from parakeet_stt.events import (
+    Discarded,
+    Event,
+    Failed,
+    Final,
+    Passed,
+    SegmentEnded,
+    SpeechStarted,
+    SpeechStopped,
+)
 from parakeet_stt.model.parakeet import Model
 from parakeet_stt.model.stream import StreamOptions, Work
 from parakeet_stt.schedule import Priority, Step, call_soon, scheduler, settle
@@ -41,104 +51,6 @@ _HEARING_SECONDS = 2.0  # Without interims, audio is heard in pieces of this len
 _JUDGED_AT_ONCE = SAMPLE_RATE  # Samples that the VAD looks at before another session's turn.
 
 _judges = ThreadPoolExecutor(1, thread_name_prefix="parakeet-vad")
-
-
-@dataclass(frozen=True)
-class SpeechStarted:
-    """The endpointer heard speech begin, as an event.
-
-    Attributes:
-        at: Seconds of audio since the session opened.
-        start: Seconds at which its segment begins, with the pre-roll.
-    """
-
-    at: float
-    start: float
-
-
-@dataclass(frozen=True)
-class SpeechStopped:
-    """Speech that began has ended, as an event; unless the segment is too short, its final follows.
-
-    Attributes:
-        at: Seconds of audio since the session opened.
-    """
-
-    at: float
-
-
-@dataclass(frozen=True)
-class SegmentEnded:
-    """A segment has been ended, by a flush or by the endpointer, as an event; the Final or Failed
-    of the same number follows once it is made. Hypotheses before it are its own, those after it
-    are the next one's.
-
-    Attributes:
-        segment: Its number, from 1; a flush without a segment has one as well.
-        start: Seconds at which it begins.
-        end: Seconds at which it ends.
-        mark: As that of a :class:`Final`.
-    """
-
-    segment: int
-    start: float
-    end: float
-    mark: Any = None
-
-
-@dataclass(frozen=True)
-class Discarded:
-    """What :meth:`Session.discard` asked for has been done, as an event."""
-
-
-@dataclass(frozen=True)
-class Final:
-    """A segment's final, as an event.
-
-    Attributes:
-        transcript: What was said; its text is empty when nothing was.
-        speculated: Whether it was ready before it was asked for.
-        mark: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
-        latency: Seconds from the flush until it was there, by the clock on the wall.
-        segment: As that of its :class:`SegmentEnded`.
-    """
-
-    transcript: Transcript
-    speculated: bool = False
-    mark: Any = None
-    latency: float = field(default=0.0, compare=False)
-    segment: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A segment that got no final because inference failed, as an event.
-
-    Attributes:
-        error: What went wrong; the session goes on with the next segment.
-        mark: As that of a :class:`Final`.
-        segment: As that of its :class:`SegmentEnded`; 0 where it is the endpointer that failed.
-    """
-
-    error: BaseException
-    mark: Any = None
-    segment: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class Passed:
-    """The time that :meth:`Session.remind` was given has gone by, as an event.
-
-    Attributes:
-        at: Seconds of audio since the session opened.
-    """
-
-    at: float
-
-
-Event = (
-    Hypothesis | SegmentEnded | Final | Failed | SpeechStarted | SpeechStopped | Discarded | Passed
-)
 
 
 @dataclass(frozen=True)
@@ -182,8 +94,10 @@ class Session:
         interval: float | None,
         preroll: float | None,
         endpointing: Endpointing | None,
+        bulk: bool,
     ) -> None:
         self._engine = engine
+        self._bulk = bulk
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
@@ -543,7 +457,7 @@ class Session:
             starting.add_done_callback(lambda done: self._engine_started(done, segment, result))
 
     def _open_segment(self, start: float) -> Segment:
-        self._segment = Segment(self._engine, self._options, start, self._interval)
+        self._segment = Segment(self._engine, self._options, start, self._interval, self._bulk)
         self._state = SessionState.SPEAKING
         scheduler.speakers += self._segment.interval is not None
         return self._segment
@@ -584,7 +498,8 @@ class Session:
 
         # A segment that was flushed meanwhile needs no interim.
         start = lambda: work() if self._segment is segment else None  # noqa: E731
-        scheduler.add(Step(Priority.INTERIM, model, start, done, segment.engine.batch_size))
+        priority = Priority.BULK if segment.bulk else Priority.INTERIM
+        scheduler.add(Step(priority, model, start, done, segment.engine.batch_size))
 
     def _interim_ready(
         self, segment: Segment, heard: Any, error: Exception | None, paused: bool
@@ -653,7 +568,8 @@ class Session:
 
         # Of a session that was aborted meanwhile, nobody wants it.
         start = lambda: segment.final() if result in self._finals else None  # noqa: E731
-        step = Step(Priority.FINAL, model, start, done, engine.batch_size)
+        priority = Priority.BULK if segment.bulk else Priority.FINAL
+        step = Step(priority, model, start, done, engine.batch_size)
         if segment.ready:
             scheduler.add(step)  # Nothing is left to be encoded.
             engine.gathering.review()

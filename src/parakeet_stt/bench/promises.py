@@ -18,8 +18,9 @@ from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.bench.tasks import Run, pieces_of, whole_words
 from parakeet_stt.engine import Engine
 from parakeet_stt.errors import ParakeetError
+from parakeet_stt.events import Final
 from parakeet_stt.model.parakeet import Model, load_model
-from parakeet_stt.session import Final, Session
+from parakeet_stt.session import Session
 from parakeet_stt.transcript import Transcript
 
 SEED = 20260101

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, QueryParams
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.errors import ParakeetError
+from parakeet_stt.events import Event, Failed, Final
 from parakeet_stt.server.connection import (
     BadMessageError,
     Connection,
@@ -27,7 +28,7 @@ from parakeet_stt.server.connection import (
     UnreadableError,
 )
 from parakeet_stt.server.server import Server
-from parakeet_stt.session import Event, Failed, Final, Session
+from parakeet_stt.session import Session
 from parakeet_stt.vad import Endpointing
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from starlette.datastructures import QueryParams
 
 from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.errors import ParakeetError
+from parakeet_stt.events import Event, Failed, Final, Passed, SegmentEnded, SpeechStarted
 from parakeet_stt.server.connection import BadMessageError
 from parakeet_stt.server.conversation import DONE, Conversation, Dialect, Ending, parse
 from parakeet_stt.server.deepgram_messages import (
@@ -30,15 +31,7 @@ from parakeet_stt.server.deepgram_messages import (
     check_options,
     live_options,
 )
-from parakeet_stt.session import (
-    Event,
-    Failed,
-    Final,
-    Passed,
-    SegmentEnded,
-    Session,
-    SpeechStarted,
-)
+from parakeet_stt.session import Session
 from parakeet_stt.transcript import Hypothesis, Word
 from parakeet_stt.vad import Endpointing
 

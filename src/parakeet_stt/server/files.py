@@ -25,9 +25,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from parakeet_stt.audio import SAMPLE_RATE, AudioFile, Samples, duration_of
 from parakeet_stt.errors import SessionClosedError
+from parakeet_stt.events import Failed, Final
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.server.server import FILE_PROTOCOL, Server
-from parakeet_stt.session import Failed, Final
 from parakeet_stt.transcript import Transcript, joined
 from parakeet_stt.vad import Endpointing
 
@@ -248,7 +248,7 @@ class _Work:
         self._stopped: Exception | None = None
         self._begun = time.monotonic()
         self._reported = 0.0
-        self.session = server.engine.open(options, interval=None)
+        self.session = server.engine.open(options, interval=None, bulk=True)
         # Never cancelled, only stopped: a thread may be reading the file.
         self._feeding = asyncio.create_task(self._feed(options, endpointing))
 

@@ -16,10 +16,10 @@ from starlette.datastructures import QueryParams
 
 from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.errors import ConfigurationError, ParakeetError
+from parakeet_stt.events import Event, Failed, Final, SpeechStarted, SpeechStopped
 from parakeet_stt.server.conversation import DONE, Base64, Conversation, Dialect, Ending, parse
 from parakeet_stt.server.gate import holds_key
 from parakeet_stt.server.server import RefusedError
-from parakeet_stt.session import Event, Failed, Final, SpeechStarted, SpeechStopped
 from parakeet_stt.settings import parse_boost
 from parakeet_stt.transcript import Hypothesis, Token, Word
 

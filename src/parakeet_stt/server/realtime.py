@@ -16,6 +16,7 @@ import pydantic
 from starlette.datastructures import QueryParams
 
 from parakeet_stt.errors import ParakeetError
+from parakeet_stt.events import Discarded, Event, Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.server.connection import BadMessageError
 from parakeet_stt.server.conversation import Conversation, Dialect, parse
 from parakeet_stt.server.gate import subprotocols
@@ -33,15 +34,7 @@ from parakeet_stt.server.realtime_events import (
     Update,
     event_id_of,
 )
-from parakeet_stt.session import (
-    HISTORY_SECONDS,
-    Discarded,
-    Event,
-    Failed,
-    Final,
-    SegmentEnded,
-    SpeechStarted,
-)
+from parakeet_stt.session import HISTORY_SECONDS
 from parakeet_stt.transcript import Hypothesis
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"

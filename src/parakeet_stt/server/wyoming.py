@@ -22,6 +22,8 @@ from wyoming.ping import Ping, Pong
 import parakeet_stt
 from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.errors import AudioError, ParakeetError
+from parakeet_stt.events import Event as SessionEvent
+from parakeet_stt.events import Failed, Final
 from parakeet_stt.model import hub
 from parakeet_stt.server.connection import (
     BadMessageError,
@@ -32,8 +34,6 @@ from parakeet_stt.server.connection import (
 )
 from parakeet_stt.server.conversation import DONE, Conversation, Dialect, Ending, check, parse
 from parakeet_stt.server.server import RefusedError
-from parakeet_stt.session import Event as SessionEvent
-from parakeet_stt.session import Failed, Final
 from parakeet_stt.settings import DEFAULT_BOOST
 from parakeet_stt.transcript import Hypothesis
 
