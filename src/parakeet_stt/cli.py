@@ -122,15 +122,15 @@ def _add_server_arguments(command: argparse.ArgumentParser) -> None:
         ("wyoming", "Wyoming (Home Assistant: 10300)"),
     ):
         command.add_argument(f"--{name}-port", type=int, metavar="PORT", help=about)
-    for flags, kind, about in (
-        (("--max-sessions", "--max-num-streams"), int, "streaming clients at a time"),
-        (("--max-session-seconds", "--max-stream-seconds"), float, "longest streaming session"),
-        (("--sample-rate",), int, "Hz, of raw audio where nothing else says it"),
-        (("--allowed-origins",), str, "web pages that may use the server"),
-        (("--tls-cert",), Path, "certificate (PEM)"),
-        (("--tls-key",), Path, "its private key (PEM)"),
+    for flags, kind, unit, about in (
+        (("--max-sessions", "--max-num-streams"), int, "N", "streaming clients at a time"),
+        (("--max-session-seconds", "--max-stream-seconds"), float, "S", "longest of them"),
+        (("--sample-rate",), int, "HZ", "of raw audio where nothing else says it"),
+        (("--allowed-origins",), str, "URLS", "web pages that may use the server"),
+        (("--tls-cert",), Path, "FILE", "certificate (PEM)"),
+        (("--tls-key",), Path, "FILE", "its private key (PEM)"),
     ):
-        command.add_argument(*flags, type=kind, help=about)
+        command.add_argument(*flags, type=kind, metavar=unit, help=about)
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import signal
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -148,13 +149,15 @@ class Running:
         )
         try:
             config.load()
-            listening = config.bind_socket()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"{name} {port} cannot be opened: {error}") from error
-        except SystemExit as error:  # What uvicorn does where a port is taken; it has said why.
+        except ssl.SSLError as error:
             raise ConfigurationError(
-                f"{name} {port} of {settings.host} cannot be opened: is it in use?"
+                f"the certificate or its key cannot be used: {error}"
             ) from error
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        try:
+            listening = socket.create_server((settings.host, port), family=family)
+        except OSError as error:
+            raise _unavailable(name, settings.host, port, error) from error
         web = _Uvicorn(config)
         task = asyncio.create_task(web.serve([listening]), name=f"uvicorn-{name}")
         self._web.append((web, task))
@@ -170,7 +173,7 @@ class Running:
         try:
             tcp = await asyncio.start_server(handler, host, port, limit=limit, ssl=tls)
         except OSError as error:
-            raise ConfigurationError(f"{name} {port} cannot be opened: {error}") from error
+            raise _unavailable(name, host, port, error) from error
         self._tcp.append(tcp)
         self.ports[name] = tcp.sockets[0].getsockname()[1]
 
@@ -206,6 +209,10 @@ class Running:
         status = {"type": "status", "connected_streams": self.server.sessions}
         writer.write(json.dumps(status).encode() + b"\n")
         writer.close()
+
+
+def _unavailable(name: str, host: str, port: int, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{name} {port} of {host} cannot be opened: {error.strerror}")
 
 
 async def serve(settings: ServerSettings) -> None:
