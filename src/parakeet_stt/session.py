@@ -158,7 +158,7 @@ class Session:
             options: As :meth:`Engine.open`.
             interval: As :meth:`Engine.open`.
             preroll: As :meth:`Engine.open`.
-            endpointing: As :meth:`Engine.open`; speech that has begun is forgotten by a change.
+            endpointing: As :meth:`Engine.open`; goes for speech that has begun as well.
             engine: Another engine, with another model; its own by default.
         """
         if engine is not None and engine is not self._engine:
@@ -168,10 +168,14 @@ class Session:
         self._options = options
         self._interval = interval
         self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
-        if endpointing != self._endpointing:
-            self._endpointing = endpointing
+        self._endpointing = endpointing
+        if endpointing is None:
+            self._endpointer = None
+        elif self._endpointer is not None:
+            self._endpointer.options = endpointing
+        else:
             position = self._heard + (0 if self._judging is None else len(self._judging))
-            self._endpointer = Endpointer(endpointing, position) if endpointing else None
+            self._endpointer = Endpointer(endpointing, position)
 
     def send(self, samples: Any) -> None:
         """Take more audio. Never blocks.
@@ -187,6 +191,8 @@ class Session:
         """
         self._check_open()
         audio = np.array(as_samples(samples))  # Whoever sends may use the array again.
+        if not len(audio):
+            return
         if self.lag + len(audio) / SAMPLE_RATE > MAX_BACKLOG_SECONDS:
             raise BacklogError(
                 f"{len(audio) / SAMPLE_RATE:.1f} s of audio were sent while {self.lag:.1f} s wait "

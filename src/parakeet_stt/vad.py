@@ -87,6 +87,7 @@ class Endpointer:
     """Finds the beginnings and ends of speech in one audio stream.
 
     Attributes:
+        options: When speech counts as begun and as ended; may be changed at any time.
         suspect: First sample since speech last ended that may have been speech, though too little
             of it to begin; None if there is none.
 
@@ -96,7 +97,7 @@ class Endpointer:
     """
 
     def __init__(self, options: Endpointing, position: int = 0) -> None:
-        self._options = options
+        self.options = options
         self._rest = np.zeros(0, np.float32)
         self._position = position
         self._network = _Silero()
@@ -133,7 +134,7 @@ class Endpointer:
 
     def _judge(self, probability: float) -> Change | None:
         begin, self._position = self._position, self._position + WINDOW
-        options = self._options
+        options = self.options
         if self._speaking:
             continues = probability >= options.threshold - _HYSTERESIS
             needed, change = options.stop_seconds, Speech.STOPPED

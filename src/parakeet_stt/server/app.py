@@ -17,19 +17,24 @@ from parakeet_stt.server import deepgram_files, health, openai_rest, transcribe
 from parakeet_stt.server.connection import WebSocketConnection
 from parakeet_stt.server.conversation import Conversation, Dialect
 from parakeet_stt.server.deepgram import Deepgram
+from parakeet_stt.server.ears import Ears
 from parakeet_stt.server.gate import Gate, accepted_subprotocol, problem, refusal, status_of
 from parakeet_stt.server.native import Native
 from parakeet_stt.server.realtime import Realtime
 from parakeet_stt.server.server import RefusedError, Server
+from parakeet_stt.server.ws import Ws
 
 NATIVE_PATH = "/v1/stream"
 EARS_PATH = "/v1/ears"
+WS_PATH = "/ws"
 
 DIALECTS: dict[str, type[Dialect]] = {
     "/": Native,  # System 004's clients name no path.
     NATIVE_PATH: Native,
     "/v1/realtime": Realtime,
     "/v1/listen": Deepgram,
+    WS_PATH: Ws,
+    EARS_PATH: Ears,
 }
 """WebSocket protocols by path."""
 
@@ -88,7 +93,7 @@ def _endpoint(server: Server, dialect: type[Dialect]) -> Any:
                 conversation = Conversation(
                     server, dialect, websocket.query_params, websocket.headers
                 )
-                answer = [(k.encode(), v.encode()) for k, v in conversation.answer.items()]
+                answer = [(k.encode(), v.encode()) for k, v in conversation.dialect.answer.items()]
                 await websocket.accept(accepted_subprotocol(websocket.headers), answer)
                 await conversation.run(WebSocketConnection(websocket))
         except RefusedError as error:

@@ -10,7 +10,7 @@ import base64
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import pydantic
@@ -81,6 +81,7 @@ class Dialect(ABC, Generic[M]):
         protocol: Its name in metrics and the log.
         idle_code: The close code of a client that sends nothing.
         answer: Headers of the response that accepts a WebSocket.
+        silent: Whether the client has a reason to send nothing, however long.
 
     Args:
         talk: The conversation that it translates.
@@ -89,6 +90,7 @@ class Dialect(ABC, Generic[M]):
 
     protocol: ClassVar[str]
     idle_code: ClassVar[int] = 1008
+    silent = False
 
     def __init__(self, talk: Conversation[M], query: QueryParams) -> None:
         self.talk = talk
@@ -153,9 +155,9 @@ class Conversation(Generic[M]):
         self._dialect = dialect(self, query)
 
     @property
-    def answer(self) -> dict[str, str]:
-        """Headers of the response that accepts its WebSocket."""
-        return self._dialect.answer
+    def dialect(self) -> Dialect[M]:
+        """What it speaks."""
+        return self._dialect
 
     @property
     def ending(self) -> Ending | None:
@@ -216,6 +218,19 @@ class Conversation(Generic[M]):
         self._unsent.append(message)
         self._sent.clear()
         self._has_unsent.set()
+
+    def copy(self, message: M) -> bool:
+        """Queue another client's message, unless this one is about to end or does not keep up.
+
+        Returns:
+            Whether it was queued; if not, nothing will be any more.
+        """
+        if len(self._unsent) >= self.server.settings.max_unsent:
+            self._end_slow()
+        if self._ending.done():
+            return False
+        self.say(message)
+        return True
 
     def end(self, ending: Ending) -> None:
         """Come to an end; the first reason for it is the one that counts."""
@@ -291,7 +306,7 @@ class Conversation(Generic[M]):
         idle = self.server.settings.idle_seconds
         while self.ending is None or self.ending.listen:
             try:
-                async with asyncio.timeout(idle):
+                async with asyncio.timeout(None if self._dialect.silent else idle):
                     message = await connection.receive()
                 if message is None:
                     self.end(DONE if connection.finishes else GONE)
@@ -322,8 +337,11 @@ class Conversation(Generic[M]):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._sent.wait()
         except TimeoutError:
-            reason = f"too slow: {self._waiting} messages wait to be read"
-            self.end(Ending(1008, reason, deliver=False))
+            self._end_slow()
+
+    def _end_slow(self) -> None:
+        reason = f"too slow: {self._waiting} messages wait to be read"
+        self.end(Ending(1008, reason, deliver=False))
 
     async def _keep_up(self, session: Session) -> None:
         """Read no more while inference is behind."""
@@ -351,6 +369,8 @@ class Conversation(Generic[M]):
                 event = await anext(events)
             except StopAsyncIteration:
                 return
+            if isinstance(event, Final):
+                event = replace(event, transcript=self.server.with_language(event.transcript))
             self._count(event)
             self._dialect.tell(event)
 

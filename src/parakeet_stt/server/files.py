@@ -169,7 +169,7 @@ async def transcripts(
                 case Final(transcript=transcript):
                     if transcript.text:
                         server.metrics.segments.labels(FILE_PROTOCOL).inc()
-                    yield transcript
+                    yield server.with_language(transcript)
                 case Failed(error=error):
                     raise error
         await work.fed()

@@ -124,13 +124,17 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
+_EVENTS_EXAMPLE = (
+    'data: {"type": "transcript.text.delta", "delta": "Good morning."}\n\n'
+    'data: {"type": "transcript.text.done", "text": "Good morning."}\n\n'
+)
 _RESPONSES[200] = {
     "description": "The transcript, in the format that was asked for.",
     "content": {
         "text/plain": _TEXT,
         "application/x-subrip": _TEXT,
         "text/vtt": _TEXT,
-        "text/event-stream": _TEXT,
+        "text/event-stream": {"example": _EVENTS_EXAMPLE},
     },
 }
 
@@ -340,7 +344,7 @@ def _verbose(
             TimedWord(word=word.text, start=round(word.start, 3), end=round(word.end, 3))
             for word in whole.words
         ]
-    language = whole.language or spoken
+    language = spoken or whole.language
     seconds = round(whole.end, 3)
     return VerboseTranscription(
         task="transcribe",

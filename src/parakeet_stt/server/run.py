@@ -158,6 +158,9 @@ class Running:
             listening = socket.create_server((settings.host, port), family=family)
         except OSError as error:
             raise _unavailable(name, settings.host, port, error) from error
+        # Accepted sockets inherit it; asyncio does not set it on those of a socket that it was
+        # given, and a second small message would then wait 40 ms for the first one's receipt.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         web = _Uvicorn(config)
         task = asyncio.create_task(web.serve([listening]), name=f"uvicorn-{name}")
         self._web.append((web, task))

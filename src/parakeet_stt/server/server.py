@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from loguru import logger
 
 from parakeet_stt.engine import Engine
 from parakeet_stt.errors import ParakeetError
+from parakeet_stt.language import SURE, detect_language, load_detector
 from parakeet_stt.model.parakeet import Model
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.server.metrics import Metrics
 from parakeet_stt.server.settings import ServerSettings
+from parakeet_stt.transcript import Transcript
 from parakeet_stt.vad import Endpointing
 
 if TYPE_CHECKING:
@@ -111,8 +114,22 @@ class Server:
         loop = asyncio.get_running_loop()
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await self.engine.check(self.options())
+        if self.model.language is None:
+            await asyncio.to_thread(load_detector)
         if self.state is State.LOADING:
             self.state = State.READY
+
+    def with_language(self, transcript: Transcript) -> Transcript:
+        """The transcript with its language, where the model or, for certain, its text tells it.
+
+        Takes less than a millisecond.
+        """
+        if transcript.language is not None:
+            return transcript
+        found = detect_language(transcript.text, self.model.languages)
+        if found is None or found[1] < SURE:
+            return transcript
+        return replace(transcript, language=found[0])
 
     def options(self, boost: Mapping[str, float] | None = None) -> StreamOptions:
         """How streams listen: as was set, and with a client's phrases beside the server's.

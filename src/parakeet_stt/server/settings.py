@@ -54,6 +54,12 @@ class ServerSettings(ParakeetSettings):
         repr=False,
         description="Keys that clients must show, separated by commas; none lets everybody in.",
     )
+    ears_listener_tokens: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        repr=False,
+        description="Tokens with which clients of eaRS may listen to each other's streams, "
+        "separated by commas; none, and nobody may.",
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Web pages that may use the server (CORS, WebSocket origins), separated by "
@@ -112,14 +118,14 @@ class ServerSettings(ParakeetSettings):
         "milliseconds; a lone one never waits.",
     )
 
-    @field_validator("api_keys", "allowed_origins", mode="before")
+    @field_validator("api_keys", "ears_listener_tokens", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(filter(None, (part.strip() for part in value.split(","))))
         return value
 
-    @field_validator("api_keys")
+    @field_validator("api_keys", "ears_listener_tokens")
     @classmethod
     def _check_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(key.isascii() and key.isprintable() for key in value):
@@ -137,9 +143,14 @@ class ServerSettings(ParakeetSettings):
 
     def shown(self) -> dict[str, Any]:
         """The settings that may be shown to anybody: without keys, and without paths."""
-        hidden = {"api_keys", "tls_cert", "tls_key", "cache_dir"}
+        hidden = {"api_keys", "ears_listener_tokens", "tls_cert", "tls_key", "cache_dir"}
         values = self.model_dump(mode="json", exclude=hidden)
-        return {**values, "api_keys": len(self.api_keys), "tls": self.tls_cert is not None}
+        return {
+            **values,
+            "api_keys": len(self.api_keys),
+            "ears_listener_tokens": len(self.ears_listener_tokens),
+            "tls": self.tls_cert is not None,
+        }
 
 
 def load_server_settings(
