@@ -167,6 +167,62 @@ def test_nonsense_on_a_websocket(attacked: Served, path: str) -> None:
     assert internal_errors(attacked) == 0
 
 
+HEADERS = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(
+            ["describe", "transcribe", "audio-start", "audio-chunk", "audio-stop", "ping", "noise"]
+        )
+        | values(["type"]),
+    },
+    optional={
+        "data": values(["rate", "width", "channels", "language", "transcript_names", "text"]),
+        "data_length": st.integers(-1, 40) | NUMBERS,
+        "payload_length": st.integers(-1, 4000) | NUMBERS,
+        "version": st.text(max_size=5),
+    },
+)
+"""Wyoming's headers, whose lengths are mostly wrong."""
+
+SOUND = {"type": "audio-chunk", "data": {"rate": 16_000, "width": 2, "channels": 1}}
+
+
+def frames() -> st.SearchStrategy[bytes]:
+    """Events of Wyoming that are right, of wrong types or lengths, or noise."""
+    wrong = st.builds(
+        lambda header, rest: json.dumps(header).encode() + b"\n" + rest,
+        HEADERS,
+        st.binary(max_size=60),
+    )
+    right = st.integers(0, 3001).map(
+        lambda size: json.dumps({**SOUND, "payload_length": size}).encode() + b"\n" + PCM[:size]
+    )
+    stop = st.just(b'{"type":"audio-stop"}\n')
+    return st.one_of(right, right, stop, wrong, st.binary(max_size=60))
+
+
+def test_nonsense_on_wyoming(attacked: Served) -> None:
+    """Most of it ends the connection, so that it takes thousands of them."""
+    port = attacked.port("wyoming_port")
+
+    @nonsense
+    @given(st.lists(st.lists(frames(), min_size=4, max_size=6), min_size=20, max_size=25))
+    def attack(connections: list[list[bytes]]) -> None:
+        asyncio.run(while_somebody_speaks(attacked, send(connections)))
+
+    async def send(connections: list[list[bytes]]) -> None:
+        for events in connections:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"".join(events))
+            writer.write_eof()
+            for line in (await reader.read()).splitlines():
+                assert b"Traceback" not in line
+            writer.close()
+
+    attack()
+    asyncio.run(attacked.settled())
+    assert internal_errors(attacked) == 0
+
+
 def test_nonsense_on_lines(attacked: Served) -> None:
     port = attacked.port("tcp_port")
 

@@ -48,6 +48,10 @@ HISTORY_SECONDS = 30.0
 
 _HEARING_SECONDS = 2.0  # Without interims, audio is heard in pieces of this length.
 
+_OPENING_SECONDS = 2.0
+"""Where speech begins so early, the first segment begins with the session, whatever the pre-roll: a
+recording that is sent from its beginning then says what ``transcribe()`` says of it."""
+
 _JUDGED_AT_ONCE = SAMPLE_RATE  # Samples that the VAD looks at before another session's turn.
 
 _judges = ThreadPoolExecutor(1, thread_name_prefix="parakeet-vad")
@@ -385,7 +389,7 @@ class Session:
         if change.speech is Speech.STARTED:
             segment = self._segment
             if segment is None:
-                segment = self._begin(self._heard - change.since + (self._preroll or 0))
+                segment = self._begin(self._heard - self._reach(change.since))
             self._emit(SpeechStarted(at, segment.start))
             return
         self._emit(SpeechStopped(at))
@@ -396,6 +400,12 @@ class Session:
         ):
             self._end(self._loop.create_future(), None)
 
+    def _reach(self, since: int) -> int:
+        """Sample at which a segment begins whose speech does at ``since``."""
+        if since <= _OPENING_SECONDS * SAMPLE_RATE:
+            return 0
+        return since - (self._preroll or 0)
+
     def _end_by_request(self, flush: _Flush) -> None:
         """Flush; what the endpointer was not sure of was asked for, so it is heard."""
         endpointer = self._endpointer
@@ -403,7 +413,7 @@ class Session:
             if endpointer.speaking:
                 self._emit(SpeechStopped(self._heard / SAMPLE_RATE))
             elif self._segment is None and endpointer.suspect is not None:
-                self._begin(self._heard - endpointer.suspect + (self._preroll or 0))
+                self._begin(self._heard - self._reach(endpointer.suspect))
             endpointer.restart()
         self._end(flush.result, flush.mark)
 

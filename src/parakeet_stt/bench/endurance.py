@@ -2,12 +2,14 @@
 
 Many sessions are opened and dropped in mid-sentence, then one hears minutes and minutes of speech
 as fast as the server takes it. The server tells of its memory, sessions and tasks by ``/metrics``.
+At last it is filled with sessions, and how long it takes to refuse more of them is measured.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
@@ -23,12 +25,13 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.recordings import read_recordings
-from parakeet_stt.bench.report import machine, new_plot, save_plot, write_json
+from parakeet_stt.bench.recordings import Recording, read_recordings
+from parakeet_stt.bench.report import machine, new_plot, percentiles, save_plot, write_json
 from parakeet_stt.bench.talker import ServerError
 from parakeet_stt.errors import ConfigurationError
 
 DROPPED_AT_ONCE = 20
+REFUSALS = 100
 
 _PIECE = SAMPLE_RATE // 5
 _PAUSE = np.zeros(int(0.8 * SAMPLE_RATE), np.float32)
@@ -37,6 +40,21 @@ _FIGURES = {
     "files": "process_open_fds",
     "tasks": "parakeet_tasks",
 }
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What came of asking for more sessions than there may be.
+
+    Attributes:
+        sessions: How many there were.
+        milliseconds: From asking to the refusal, as percentiles.
+        untouched: Whether those inside all got the same final, with text.
+    """
+
+    sessions: int
+    milliseconds: dict[str, float]
+    untouched: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,7 @@ def run(
     with Progress(console=console, transient=True) as bar:
         try:
             states, finals = asyncio.run(_wear(url, key, speech, drop, minutes, bar))
+            refusals = asyncio.run(_crowd(url, key, recordings[0], bar))
         except (OSError, websockets.WebSocketException) as error:
             raise ServerError(f"{url}: {error}") from error
     figures = {
@@ -86,9 +105,10 @@ def run(
         "url": url,
         "dropped": drop,
         "finals": finals,
+        "refusals": asdict(refusals),
         "states": {name: asdict(state) for name, state in states.items()},
     }
-    _show(states, finals)
+    _show(states, finals, refusals)
     if report is not None:
         write_json(report, figures)
     if plots is not None:
@@ -136,6 +156,39 @@ async def _wear(
     return states, finals
 
 
+async def _crowd(url: str, key: str | None, recording: Recording, bar: Progress) -> Refusals:
+    """Take every place there is, and ask for more."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    most = int(await asyncio.to_thread(_most_sessions, url, headers))
+    pcm = (np.clip(recording.samples(), -1, 1) * 32767).astype("<i2").tobytes()
+    inside = [await connect(url, additional_headers=headers, proxy=None) for _ in range(most)]
+    for ws in inside:
+        await ws.recv()
+        await ws.send(pcm)
+    task = bar.add_task("sessions refused", total=REFUSALS)
+    seconds: list[float] = []
+    for _ in range(REFUSALS):
+        begun = time.perf_counter()
+        try:
+            ws = await connect(url, additional_headers=headers, proxy=None)
+        except websockets.InvalidStatus as refused:
+            seconds.append(time.perf_counter() - begun)
+            if refused.response.status_code != 503:
+                raise ServerError(f"{url}: refused with {refused.response.status_code}") from None
+        else:
+            await ws.close()
+            raise ServerError(f"{url} takes more than the {most} sessions that it says it does")
+        bar.advance(task)
+    texts = set()
+    for ws in inside:
+        await ws.send(json.dumps({"type": "close"}))
+        messages = [json.loads(message) async for message in ws]
+        texts.add(next(m["text"] for m in reversed(messages) if m.get("is_final")))
+    return Refusals(
+        most, percentiles([s * 1000 for s in seconds]), len(texts) == 1 and texts != {""}
+    )
+
+
 async def _hear(ws: Any, data: bytes, number: int) -> int:
     """Have the server hear a minute; how many finals with text it made of it."""
 
@@ -162,18 +215,27 @@ async def _settle(url: str, headers: dict[str, str]) -> None:
             await asyncio.sleep(0.1)  # Between two questions: the server tells only when asked.
 
 
-def _state(url: str, headers: dict[str, str]) -> State:
+def _ask(url: str, path: str, headers: dict[str, str]) -> str:
     parts = urlsplit(url)
-    address = urlunsplit((parts.scheme.replace("ws", "http"), parts.netloc, "/metrics", "", ""))
+    address = urlunsplit((parts.scheme.replace("ws", "http"), parts.netloc, path, "", ""))
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
-            lines = answer.read().decode().splitlines()
+            text: str = answer.read().decode()
     except (urllib.error.URLError, OSError) as error:
         raise ServerError(f"{address}: {error}") from error
+    return text
+
+
+def _most_sessions(url: str, headers: dict[str, str]) -> int:
+    return int(json.loads(_ask(url, "/config", headers))["settings"]["max_sessions"])
+
+
+def _state(url: str, headers: dict[str, str]) -> State:
+    lines = _ask(url, "/metrics", headers).splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     missing = [name for name in _FIGURES.values() if name not in values]
     if missing:
-        raise ServerError(f"{address} does not tell {', '.join(missing)}")
+        raise ServerError(f"{url}: /metrics does not tell {', '.join(missing)}")
     sessions = sum(
         float(value)
         for name, value in values.items()
@@ -184,7 +246,7 @@ def _state(url: str, headers: dict[str, str]) -> State:
     )
 
 
-def _show(states: dict[str, State], finals: int) -> None:
+def _show(states: dict[str, State], finals: int, refusals: Refusals) -> None:
     out = Console()
     table = Table("", "memory, MB", "open files", "tasks", "sessions", box=None)
     names = list(states)
@@ -200,6 +262,12 @@ def _show(states: dict[str, State], finals: int) -> None:
         )
     out.print(table)
     out.print(f"{finals} finals in {len(minutes)} minutes of audio")
+    took = refusals.milliseconds
+    out.print(
+        f"with {refusals.sessions} sessions, {REFUSALS} more were refused in "
+        f"{took['p50']:.1f} / {took['p95']:.1f} / {took['p99']:.1f} ms (p50 / p95 / p99); "
+        + ("all inside got their finals" if refusals.untouched else "finals inside were harmed")
+    )
 
 
 def _plot(states: dict[str, State], folder: Path) -> None:
