@@ -9,8 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -30,12 +29,13 @@ from parakeet_stt.events import (
     SpeechStarted,
     SpeechStopped,
 )
+from parakeet_stt.intake import Intake
 from parakeet_stt.model.parakeet import Model
 from parakeet_stt.model.stream import StreamOptions, Work
 from parakeet_stt.schedule import Priority, Step, call_soon, scheduler, settle
 from parakeet_stt.segment import Segment
 from parakeet_stt.transcript import Hypothesis, Transcript
-from parakeet_stt.vad import WINDOW, Change, Endpointer, Endpointing, Speech
+from parakeet_stt.vad import Change, Endpointing, Speech
 
 if TYPE_CHECKING:
     from parakeet_stt.engine import Engine
@@ -51,23 +51,6 @@ _HEARING_SECONDS = 2.0  # Without interims, audio is heard in pieces of this len
 _OPENING_SECONDS = 2.0
 """Where speech begins so early, the first segment begins with the session, whatever the pre-roll: a
 recording that is sent from its beginning then says what ``transcribe()`` says of it."""
-
-_JUDGED_AT_ONCE = SAMPLE_RATE  # Samples that the VAD looks at before another session's turn.
-
-_judges = ThreadPoolExecutor(1, thread_name_prefix="parakeet-vad")
-
-
-@dataclass(frozen=True)
-class _Flush:
-    """A flush that was asked for, until the audio before it has been judged."""
-
-    result: asyncio.Future[Transcript]
-    mark: Any
-
-
-@dataclass(frozen=True)
-class _Discard:
-    """A discard that was asked for, until the audio before it has been judged."""
 
 
 class SessionState(Enum):
@@ -105,10 +88,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
-        self._waiting: deque[Samples | _Flush | _Discard] = deque()  # For the endpointer.
-        self._judging: Samples | None = None
-        self._endpointing: Endpointing | None = None
-        self._endpointer: Endpointer | None = None
+        self._intake = Intake(self._take, self._change, lambda error: self._emit(Failed(error)))
+        self._asked: set[asyncio.Future[Transcript]] = set()  # Flushes that wait in the intake.
         # Finals on their way, in order; without a segment, those that are empty.
         self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
         self._ended: dict[asyncio.Future[Transcript], SegmentEnded] = {}
@@ -118,7 +99,6 @@ class Session:
         self._history: deque[Samples] = deque()
         self._history_samples = 0
         self._received = 0
-        self._heard = 0  # Of these, samples that have been judged.
         self._reminder: float | None = None
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
@@ -141,6 +121,11 @@ class Session:
         segments = [segment for segment in (*self._finals.values(), self._segment) if segment]
         unjudged = self._received - self._heard
         return (unjudged + sum(segment.waiting for segment in segments)) / SAMPLE_RATE
+
+    @property
+    def _heard(self) -> int:
+        """Of the samples received, those that came out of the intake."""
+        return self._intake.position
 
     @property
     def unread(self) -> int:
@@ -172,14 +157,7 @@ class Session:
         self._options = options
         self._interval = interval
         self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
-        self._endpointing = endpointing
-        if endpointing is None:
-            self._endpointer = None
-        elif self._endpointer is not None:
-            self._endpointer.options = endpointing
-        else:
-            position = self._heard + (0 if self._judging is None else len(self._judging))
-            self._endpointer = Endpointer(endpointing, position)
+        self._intake.listen(endpointing)
 
     def send(self, samples: Any) -> None:
         """Take more audio. Never blocks.
@@ -205,8 +183,7 @@ class Session:
                 f"it is spoken: send less at once, and the rest when Session.lag has fallen."
             )
         self._received += len(audio)
-        self._waiting.append(audio)
-        self._advance()
+        self._intake.put(audio)
 
     async def keep_up(self, seconds: float) -> None:
         """Wait until at most so much audio waits for inference, or the session is closed.
@@ -253,8 +230,8 @@ class Session:
         """
         self._check_open()
         result: asyncio.Future[Transcript] = self._loop.create_future()
-        self._waiting.append(_Flush(result, mark))
-        self._advance()
+        self._asked.add(result)
+        self._intake.put(lambda: self._end_by_request(result, mark))
         return result
 
     def discard(self) -> None:
@@ -266,8 +243,7 @@ class Session:
             SessionClosedError: The session is closed.
         """
         self._check_open()
-        self._waiting.append(_Discard())
-        self._advance()
+        self._intake.put(self._drop)
 
     def remind(self, at: float) -> None:
         """Have a :class:`Passed` event once audio up to a time has been judged.
@@ -318,71 +294,6 @@ class Session:
     ) -> None:
         self.abort()
 
-    def _advance(self) -> None:
-        """Deal with what was sent, in order: audio goes through the endpointer, where there is one.
-
-        How the audio was cut into pieces makes no difference to what comes of it.
-        """
-        while self._waiting and self._judging is None:
-            first = self._waiting[0]
-            if isinstance(first, _Flush):
-                self._waiting.popleft()
-                self._end_by_request(first)
-            elif isinstance(first, _Discard):
-                self._waiting.popleft()
-                self._drop()
-            elif self._endpointer is None:
-                self._waiting.popleft()
-                self._take(first)
-            else:
-                self._judging = self._next_piece()
-                if self._judging is not None:
-                    _judges.submit(self._judge, self._endpointer, self._judging)
-                return
-
-    def _next_piece(self) -> Samples | None:
-        """Audio for the endpointer: a window at least, unless a flush or discard waits for it."""
-        pieces: list[Samples] = []
-        length = 0
-        for entry in self._waiting:
-            if isinstance(entry, _Flush | _Discard) or length >= _JUDGED_AT_ONCE:
-                break
-            pieces.append(entry)
-            length += len(entry)
-        if length < WINDOW and len(pieces) == len(self._waiting):
-            return None
-        for _ in pieces:
-            self._waiting.popleft()
-        return np.concatenate(pieces)
-
-    def _judge(self, endpointer: Endpointer, piece: Samples) -> None:
-        """On the endpointers' thread: find changes in a piece."""
-        try:
-            changes = endpointer(piece)
-        except Exception as error:
-            call_soon(self._loop, self._judged, endpointer, [], error)
-        else:
-            call_soon(self._loop, self._judged, endpointer, changes, None)
-
-    def _judged(
-        self, endpointer: Endpointer, changes: list[Change], error: Exception | None
-    ) -> None:
-        piece, self._judging = self._judging, None
-        if piece is None:
-            return  # Closed meanwhile.
-        if error is not None:
-            self._emit(Failed(error))
-        if endpointer is not self._endpointer:
-            changes = []  # It was replaced meanwhile.
-        for change in changes:
-            before = change.noticed - self._heard
-            self._take(piece[:before])
-            piece = piece[before:]
-            self._change(change)
-        self._take(piece)
-        self._progress.set()
-        self._advance()
-
     def _change(self, change: Change) -> None:
         """Let a segment begin or end with speech."""
         at = change.since / SAMPLE_RATE
@@ -393,11 +304,11 @@ class Session:
             self._emit(SpeechStarted(at, segment.start))
             return
         self._emit(SpeechStopped(at))
-        assert self._endpointing is not None
-        if (
-            self._segment is not None
-            and self._heard / SAMPLE_RATE - self._segment.start >= self._endpointing.least_seconds
-        ):
+        endpointer, segment = self._intake.endpointer, self._segment
+        assert endpointer is not None
+        if segment is None:
+            return
+        if self._heard / SAMPLE_RATE - segment.start >= endpointer.options.least_seconds:
             self._end(self._loop.create_future(), None)
 
     def _reach(self, since: int) -> int:
@@ -406,21 +317,22 @@ class Session:
             return 0
         return since - (self._preroll or 0)
 
-    def _end_by_request(self, flush: _Flush) -> None:
+    def _end_by_request(self, result: asyncio.Future[Transcript], mark: Any) -> None:
         """Flush; what the endpointer was not sure of was asked for, so it is heard."""
-        endpointer = self._endpointer
+        self._asked.discard(result)
+        endpointer = self._intake.endpointer
         if endpointer is not None:
             if endpointer.speaking:
                 self._emit(SpeechStopped(self._heard / SAMPLE_RATE))
             elif self._segment is None and endpointer.suspect is not None:
                 self._begin(self._heard - self._reach(endpointer.suspect))
             endpointer.restart()
-        self._end(flush.result, flush.mark)
+        self._end(result, mark)
 
     def _drop(self) -> None:
         """Forget what was heard since the last segment."""
-        if self._endpointer is not None:
-            self._endpointer.restart()
+        if self._intake.endpointer is not None:
+            self._intake.endpointer.restart()
         dropped = self._end_segment()
         if dropped is not None:
             dropped.engine.gathering.review()
@@ -431,9 +343,9 @@ class Session:
     def _take(self, audio: Samples) -> None:
         """Add audio to the segment, or to what came before the next one."""
         if self._segment is None and self._preroll is None and len(audio):
-            self._open_segment(self._heard / SAMPLE_RATE)
-        self._heard += len(audio)
+            self._open_segment((self._heard - len(audio)) / SAMPLE_RATE)
         self._remind()
+        self._progress.set()
         if self._segment is None:
             self._remember(audio)
             return
@@ -625,14 +537,13 @@ class Session:
             return
         unfinished = self._end_segment()
         self._state = SessionState.CLOSED
-        asked = [entry.result for entry in self._waiting if isinstance(entry, _Flush)]
-        for result in (*self._finals, *asked):
+        for result in (*self._finals, *self._asked):
             settle(result, None, SessionClosedError("the session was closed before its final"))
         self._finals.clear()
         self._ended.clear()
         self._ready.clear()
-        self._waiting.clear()
-        self._judging = None
+        self._asked.clear()
+        self._intake.close()
         self._progress.set()
         self._forget_history()
         self._engine._sessions.discard(self)

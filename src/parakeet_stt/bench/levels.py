@@ -229,7 +229,7 @@ def plot(levels: list[Figures], folder: Path) -> None:
             marker="o",
             label=f"p{p}",
         )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_xlabel("people at once")
     axes.set_ylabel("end of speech to final (ms)")
     axes.legend()

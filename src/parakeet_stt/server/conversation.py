@@ -287,6 +287,7 @@ class Conversation(Generic[M]):
                         await session.finish()
                     except ParakeetError as error:  # An event tells the client.
                         logger.warning(f"the last words got no final: {error}")
+                        session.abort()
                     await asyncio.wait([self._relaying])
                 if ending.deliver:
                     self._dialect.leave(ending)
