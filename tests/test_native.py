@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from typing import Any
 
@@ -152,6 +153,19 @@ async def test_the_vad_finds_segments_when_asked(served: Served) -> None:
     kinds = [m["type"] for m in messages if m["type"].startswith("speech")]
     assert kinds == ["speech_started", "speech_stopped"] * 2
     assert [text for text in finals(messages) if text] == [RECORDING.text] * 2
+
+
+async def test_interims_come_when_there_is_something_new(served: Served) -> None:
+    async with connect(served.ws + "/v1/stream") as ws:
+        for piece in (bytes(32_000), PCM, bytes(96_000)):
+            for start in range(0, len(piece), 3200):
+                await ws.send(piece[start : start + 3200])
+        await ask(ws, type="close")
+        messages = await until_closed(ws)
+    results = [message for message in messages if message["type"] == "result"]
+    told = [(result["text"], result["committed"], result["is_final"]) for result in results]
+    assert told[0][0]
+    assert all(one != other for one, other in itertools.pairwise(told))
 
 
 @pytest.mark.parametrize(

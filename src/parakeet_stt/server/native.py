@@ -117,6 +117,7 @@ class Native(Dialect):
         self._wanted = self._with(asked)
         self._decoders = self._make_decoders()
         self._told = 0  # Tokens of the segment that the client has been told of.
+        self._shown = ("", "")  # Its text and what of it is committed, as the client knows them.
 
     def greet(self) -> None:
         """Say hello."""
@@ -149,7 +150,10 @@ class Native(Dialect):
     def tell(self, event: Event) -> None:
         """Send results, and when speech begins and ends."""
         match event:
-            case Hypothesis():
+            case Hypothesis(text=text, committed=committed):
+                if (text, committed) == self._shown:
+                    return
+                self._shown = (text, committed)
                 told = event.committed_tokens
                 self._result(
                     event.text,
@@ -172,11 +176,13 @@ class Native(Dialect):
                     confidence=round(transcript.confidence, 4),
                     language=transcript.language,
                 )
-                self._told = 0
+                self._begin_anew()
                 if isinstance(event.mark, Flush):
                     self._say("flushed", id=event.mark.id)
+            case Failed(segment=0, error=error):
+                self._say("error", message=f"speech could not be detected: {error}")
             case Failed(error=error):
-                self._told = 0
+                self._begin_anew()
                 self._say("error", message=f"a segment got no final: {error}")
                 if isinstance(event.mark, Flush):
                     self._say("flushed", id=event.mark.id)
@@ -198,6 +204,11 @@ class Native(Dialect):
         """Say why, where the client did not ask for it."""
         if ending is not DONE:
             self._say("error", message=ending.reason)
+
+    def _begin_anew(self) -> None:
+        """What comes is of the next segment."""
+        self._told = 0
+        self._shown = ("", "")
 
     def _hear(self, audio: Audio) -> None:
         if audio.samples is not None:
