@@ -82,13 +82,13 @@ class Gate:
             query = QueryParams(scope["query_string"]) if scope["type"] == "websocket" else {}
             if not holds_key(settings.api_keys, _keys(headers, query)):
                 self._server.metrics.rejected.labels("key").inc()
-                logger.info(f"refused {path}: no valid key")
+                logger.info(f"refused {path!r}: no valid key")
                 return problem(path, 401, "a valid API key is needed")
         origin = headers.get("origin")
         allowed = settings.allowed_origins
         if scope["type"] == "websocket" and origin and not {"*", origin} & set(allowed):
             self._server.metrics.rejected.labels("origin").inc()
-            logger.info(f"refused {path}: a page of {origin!r}")
+            logger.info(f"refused {path!r}: a page of {origin!r}")
             return problem(path, 403, f"pages of {origin} may not connect")
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._most_bytes:
