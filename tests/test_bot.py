@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -54,7 +55,6 @@ def test_a_recording_is_heard_turn_by_turn() -> None:
             "expected one of parakeet",
         ),
         (("--audio", "samples/spelling.flac"), {"PARAKEET_CHUNK_MS": "1"}, "PARAKEET_CHUNK_MS='1'"),
-        ((), {}, "needs Pipecat's runner"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said(
@@ -63,4 +63,14 @@ def test_what_is_missing_or_wrong_is_said(
     done = bot(*arguments, **environment)
     assert done.returncode == 1
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_pipecats_runner_the_bot_says_what_it_needs(tmp_path: Path) -> None:
+    """Where the server's packages are there, so is the runner: they are hidden here."""
+    missing = "raise ModuleNotFoundError(\"No module named 'fastapi'\", name='fastapi')\n"
+    (tmp_path / "fastapi.py").write_text(missing)
+    done = bot(PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "needs Pipecat's runner" in done.stderr
     assert "Traceback" not in done.stderr
