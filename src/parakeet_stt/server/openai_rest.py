@@ -93,7 +93,7 @@ class VerboseTranscription(BaseModel):
 
     task: Literal["transcribe"] = "transcribe"
     language: str | None = Field(
-        description="Such as `english`; what the client said where the model knows several."
+        description="Such as `english`; as the client or the text says where the model does not."
     )
     duration: float
     text: str
