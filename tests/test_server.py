@@ -25,6 +25,7 @@ from serving import EVERY_PORT, Served, offline, pcm16, serving
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.model.hub import BUNDLED
 from parakeet_stt.server.app import DIALECTS
 from parakeet_stt.server.settings import ALIASES, load_server_settings
 
@@ -96,6 +97,25 @@ async def test_the_configuration_is_shown_without_secrets() -> None:
     assert body["settings"]["api_keys"] == 2
     assert body["settings"]["model"] == "tiny"
     assert body["running"]["backend"] == "onnx"
+
+
+async def test_a_models_folder_is_nowhere_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "my-parakeet"
+    folder.symlink_to(BUNDLED["tiny"])
+    with serving(**EVERY_PORT, model=str(folder)) as served:
+        _, body, _ = get(served.http + "/config")
+        told = [json.dumps(body)]
+        for path in ("/v1/stream", "/v1/realtime"):
+            async with connect(served.ws + path) as ws:
+                told.append(str(await ws.recv()))
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port("wyoming_port"))
+        writer.write(b'{"type":"describe"}\n')
+        writer.write_eof()
+        told.append((await reader.read()).decode())
+        writer.close()
+    for text in told:
+        assert "my-parakeet" in text
+        assert str(tmp_path) not in text
 
 
 async def test_metrics_count_what_happened() -> None:

@@ -148,7 +148,7 @@ class Conversation:
                 # So that no work of ours is left on the server when the next clients come.
                 await asyncio.wait([self._listening], timeout=_CLOSING_SECONDS)
         except ConnectionClosed:
-            pass
+            pass  # It hung up first.
         finally:
             await self._socket.close()
         if self._listening is not None:

@@ -70,14 +70,14 @@ async def config(server: TheServer) -> dict[str, Any]:
     running = None
     if model is not None:
         running = {
-            "name": model.name,
+            "name": server.model_name,
             "kind": model.config.kind,
             "backend": model.encoder.name,
             "device": model.encoder.device,
             "precision": model.encoder.precision,
             "language": model.language,
         }
-    settings = server.settings.shown()
+    settings = {**server.settings.shown(), "model": server.model_name}
     return {"version": parakeet_stt.__version__, "settings": settings, "running": running}
 
 

@@ -122,8 +122,8 @@ class Native(Dialect):
     def greet(self) -> None:
         """Say hello."""
         self._listen()
-        settings = self.talk.server.settings
-        self._say("hello", sample_rate=self._wanted.sample_rate, model=settings.model)
+        model = self.talk.server.model_name
+        self._say("hello", sample_rate=self._wanted.sample_rate, model=model)
 
     def receive(self, message: str | bytes) -> None:
         """Take audio or a JSON object."""
@@ -145,7 +145,7 @@ class Native(Dialect):
             case Close():
                 self.talk.end(DONE)
             case Authenticate():
-                pass  # The key was looked at before the WebSocket was accepted.
+                self._say("authenticated")  # Who gets here is.
 
     def tell(self, event: Event) -> None:
         """Send results, and when speech begins and ends."""
@@ -154,13 +154,12 @@ class Native(Dialect):
                 if (text, committed) == self._shown:
                     return
                 self._shown = (text, committed)
-                told = event.committed_tokens
                 self._result(
-                    event.text,
-                    told,
+                    text,
+                    event.committed_tokens,
                     event.words,
                     end=event.end,
-                    committed=event.committed,
+                    committed=committed,
                     tentative=event.tentative,
                 )
             case Final(transcript=transcript):
@@ -311,7 +310,7 @@ class NativeLines(Native):
             self.talk.end(Ending(1008, "a valid API key is needed"))
             return
         self._known = True
-        self._say("authenticated")
+        super().receive(message)
 
 
 def refusal_004(error: RefusedError) -> str:

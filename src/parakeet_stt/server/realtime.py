@@ -72,7 +72,7 @@ class Realtime(Dialect):
         self._expires = int(time.time() + settings.max_session_seconds)
         self._listening = Listening(
             Format().full,
-            Transcription(model=query.get("model") or settings.model),
+            Transcription(model=query.get("model") or talk.server.model_name),
             TurnDetection().full(settings),
         )
         self._decoder = self._listening.format.decoder()

@@ -57,7 +57,7 @@ class _WebSockets(WebSocketsSansIOProtocol):
 
 
 class Running:
-    """A server with its ports open. Use :func:`run`, or in a running loop :meth:`open`.
+    """A server with its ports open. :func:`serve` has one until it is told to stop.
 
     Attributes:
         server: What is behind the ports.

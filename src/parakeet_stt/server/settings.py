@@ -142,8 +142,11 @@ class ServerSettings(ParakeetSettings):
         return self
 
     def shown(self) -> dict[str, Any]:
-        """The settings that may be shown to anybody: without keys, and without paths."""
-        hidden = {"api_keys", "ears_listener_tokens", "tls_cert", "tls_key", "cache_dir"}
+        """The settings that may be shown to anybody: without keys, and without what are paths.
+
+        The model may be a folder, too: :attr:`Server.model_name` is what it is shown as.
+        """
+        hidden = {"blas", "api_keys", "ears_listener_tokens", "tls_cert", "tls_key", "cache_dir"}
         values = self.model_dump(mode="json", exclude=hidden)
         return {
             **values,

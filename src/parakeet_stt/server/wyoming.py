@@ -247,7 +247,7 @@ class Wyoming(Dialect[Event]):
         model = self.talk.server.model
         ours = model.name in hub.BUNDLED
         recogniser = AsrModel(
-            name=model.name,
+            name=self.talk.server.model_name,
             attribution=_PARAKEET_STT if ours else _NVIDIA,
             installed=True,
             description=f"Parakeet {model.config.kind.upper()}",
