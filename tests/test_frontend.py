@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet_stt.audio import pcm16
-from parakeet_stt.model.frontend import LogMelStream, Statistics, log_mel, normalize
+from parakeet_stt.model.frontend import LogMelStream, log_mel, normalize
 
 ARRAYS = np.load(GOLDEN / "frontend.npz")
 SIGNALS = sorted(name.split(".")[0] for name in ARRAYS.files if name.endswith(".samples"))
@@ -53,7 +53,7 @@ def test_pieces_give_the_frames_of_feeding_at_once(signal: str, sizes: list[int]
         found.append(stream.push(samples[place : place + size]))
         place += size
     found += [stream.push(samples[place:]), stream.finish()]
-    np.testing.assert_allclose(np.concatenate(found), log_mel(samples, 80), atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate(found), log_mel(samples, 80))
 
 
 def test_one_sample_at_a_time_gives_the_same_frames() -> None:
@@ -61,23 +61,12 @@ def test_one_sample_at_a_time_gives_the_same_frames() -> None:
     stream = LogMelStream(80)
     found = [stream.push(samples[i : i + 1]) for i in range(len(samples))]
     found.append(stream.finish())
-    np.testing.assert_allclose(np.concatenate(found), log_mel(samples, 80), atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate(found), log_mel(samples, 80))
 
 
 @pytest.mark.parametrize("count", [0, 1, 159, 160, 161, 199, 200, 201, 319, 320, 48_000])
 def test_there_is_a_frame_for_every_whole_hop(count: int) -> None:
     assert log_mel(np.zeros(count, np.float32), 80).shape == (count // 160, 80)
-
-
-def test_statistics_of_frames_that_come_and_go_are_those_of_what_is_left() -> None:
-    mel = log_mel(samples_of("speech"), 80)
-    statistics = Statistics(80)
-    for start in range(0, len(mel), 7):
-        statistics.add(mel[start : start + 7])
-        if start >= 70:
-            statistics.remove(mel[start - 70 : start - 63])
-    left = mel[(len(mel) - 1) // 7 * 7 - 63 :]
-    np.testing.assert_allclose(statistics.normalize(left), normalize(left), atol=1e-4)
 
 
 def test_bins_that_never_change_are_zero() -> None:

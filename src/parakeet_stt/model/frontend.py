@@ -1,9 +1,8 @@
 """Samples to log-mel, as NeMo's ``AudioToMelSpectrogramPreprocessor`` computes it, in numpy.
 
 Preemphasis 0.97, a symmetric 400-sample Hann window centred in 512, zeros beyond both ends, power
-spectrum, Slaney mel filters, ``log(x + 2**-24)``, one frame of 10 ms per 160 samples. What is kept
-is raw; :class:`Statistics` normalise what is encoded. Checked against NeMo in
-tests/test_frontend.py.
+spectrum, Slaney mel filters, ``log(x + 2**-24)``, one frame of 10 ms per 160 samples. Log-mel stays
+raw until it is encoded. Checked against NeMo in tests/test_frontend.py.
 """
 
 from __future__ import annotations
@@ -21,59 +20,74 @@ LogMel = npt.NDArray[np.float32]
 HOP = 160
 """Samples per mel frame."""
 
+GUARD = 2.0**-24
+"""Power that is added to every bin, so that silence has a logarithm."""
+
+SILENCE = float(np.log(GUARD))
+"""Raw log-mel of digital silence."""
+
 _FFT = 512
 _WINDOW = 400
 _REACH = _WINDOW // 2  # How far a frame's window reaches to either side of its centre.
-_PREEMPHASIS = np.float32(0.97)
-_GUARD = np.float32(2.0**-24)
-_STD_GUARD = np.float32(1e-5)
+_PREEMPHASIS = 0.97
+_STD_GUARD = 1e-5
+_BLOCK = 8  # Frames that one matrix product takes, at fixed places of the stream.
+
+Floats = npt.NDArray[np.float64]
 
 
 class LogMelStream:
     """Raw log-mel of audio that arrives in pieces of any size.
 
-    The frames are those of feeding everything at once: a frame is given out when the last sample
-    that its window reaches has been heard (12.5 ms behind its centre), or at :meth:`finish`.
+    A frame is returned as soon as the last sample that its window covers has been received (12.5 ms
+    after its centre), or by :meth:`finish`. Its bits do not depend on the pieces: everything is
+    computed in float64, each frame by itself or, for the matrix product, whose rounding depends on
+    its shape, in its place in a block of 8.
 
     Args:
         bins: Mel bins, 80 or 128 in Parakeet models.
     """
 
     def __init__(self, bins: int) -> None:
-        self._filters = mel_filters(bins)
-        self._last = np.float32(0)  # The sample before the next, for preemphasis.
+        self._filters = np.ascontiguousarray(mel_filters(bins).T, np.float64)
+        self._last = 0.0  # The sample before the next, for preemphasis.
         # Preemphasised samples from the left edge of the next frame's window on; before the
         # first sample there is silence.
-        self._pending: Samples = np.zeros(_REACH, np.float32)
+        self._pending: Floats = np.zeros(_REACH)
+        self._place = 0  # Of the next frame in its block.
 
     def push(self, samples: Samples) -> LogMel:
         """Feed ``float32 [samples]`` at 16 kHz; returns the frames that are now complete."""
         if len(samples) == 0:
             return self._frames(0)
-        previous = np.concatenate(([self._last], samples[:-1]))
-        emphasised = samples - _PREEMPHASIS * previous
-        self._last = samples[-1]
+        exact = samples.astype(np.float64)
+        emphasised = exact - _PREEMPHASIS * np.concatenate(([self._last], exact[:-1]))
+        self._last = float(exact[-1])
         self._pending = np.concatenate((self._pending, emphasised))
         return self._frames(max(0, (len(self._pending) - _WINDOW) // HOP + 1))
 
     def finish(self) -> LogMel:
-        """The last frames, with silence behind the end: one per whole 160 samples heard."""
-        heard = len(self._pending) - _REACH  # Samples behind the next frame's centre.
-        self._pending = np.concatenate((self._pending, np.zeros(_WINDOW, np.float32)))
-        return self._frames(max(0, heard // HOP))
+        """The last frames, with silence behind the end: one per whole 160 samples received."""
+        received = len(self._pending) - _REACH  # Samples behind the next frame's centre.
+        self._pending = np.concatenate((self._pending, np.zeros(_WINDOW)))
+        return self._frames(max(0, received // HOP))
 
     def _frames(self, count: int) -> LogMel:
         """Cut ``count`` frames off the pending samples."""
         if count == 0:
-            return np.zeros((0, len(self._filters)), np.float32)
+            return np.zeros((0, self._filters.shape[1]), np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(self._pending, _WINDOW)[::HOP][:count]
-        # Where the window lies within the transform does not change the power spectrum. NeMo
-        # transforms in float32; numpy is faster in float64, and that is closer to both.
-        spectrum = np.fft.rfft(windows * _hann(), _FFT).astype(np.complex64)
-        power = spectrum.real**2 + spectrum.imag**2
+        # Where the window lies within the transform does not change the power spectrum.
+        spectrum = np.fft.rfft(windows * _hann(), _FFT)
         self._pending = self._pending[count * HOP :]
-        mel: LogMel = np.log(power @ self._filters.T + _GUARD)
-        return mel
+        first, self._place = self._place, (self._place + count) % _BLOCK
+        blocks = -(-(first + count) // _BLOCK)
+        power = np.zeros((blocks * _BLOCK, spectrum.shape[1]))
+        power[first : first + count] = spectrum.real**2 + spectrum.imag**2
+        mel = np.matmul(power.reshape(blocks, _BLOCK, -1), self._filters)
+        frames = mel.reshape(blocks * _BLOCK, -1)[first : first + count]
+        found: LogMel = np.log(frames + GUARD).astype(np.float32)
+        return found
 
 
 def log_mel(samples: Samples, bins: int) -> LogMel:
@@ -82,44 +96,27 @@ def log_mel(samples: Samples, bins: int) -> LogMel:
     return np.concatenate((stream.push(samples), stream.finish()))
 
 
-class Statistics:
-    """Mean and deviation of every bin over log-mel that comes and goes, for normalisation."""
+def standardize(mel: LogMel, frames: float, sums: Floats, squares: Floats) -> LogMel:
+    """Give every bin zero mean and unit deviation (NeMo's ``per_feature``).
 
-    def __init__(self, bins: int) -> None:
-        self._frames = 0
-        self._sum = np.zeros(bins)
-        self._squares = np.zeros(bins)
-
-    def add(self, mel: LogMel) -> None:
-        """Take in raw log-mel ``[frames, bins]``."""
-        self._change(mel, 1)
-
-    def remove(self, mel: LogMel) -> None:
-        """Forget log-mel that was taken in before."""
-        self._change(mel, -1)
-
-    def normalize(self, mel: LogMel) -> LogMel:
-        """Bring every bin to zero mean and unit deviation (NeMo's ``per_feature``)."""
-        count = max(1, self._frames)
-        mean = self._sum / count
-        variance = (self._squares - self._sum * mean) / max(1, count - 1)
-        # What rounding leaves of bins that never change must not become negative.
-        scale = 1 / (np.sqrt(np.maximum(variance, 0)) + _STD_GUARD)
-        normal: LogMel = (mel - mean.astype(np.float32)) * scale.astype(np.float32)
-        return normal
-
-    def _change(self, mel: LogMel, sign: int) -> None:
-        exact = mel.astype(np.float64)
-        self._frames += sign * len(mel)
-        self._sum += sign * exact.sum(axis=0)
-        self._squares += sign * (exact * exact).sum(axis=0)
+    Args:
+        mel: Raw log-mel ``[frames, bins]``.
+        frames: Number of frames that the statistics are of.
+        sums: Sum of every bin over them, less :data:`SILENCE` in each frame: float64 [bins].
+        squares: The same of the squares.
+    """
+    mean = sums / max(1.0, frames)
+    variance = (squares - sums * mean) / max(1.0, frames - 1)
+    # What rounding leaves of bins that never change must not become negative.
+    scale = 1 / (np.sqrt(np.maximum(variance, 0)) + _STD_GUARD)
+    normal: LogMel = ((mel - (mean + SILENCE)) * scale).astype(np.float32)
+    return normal
 
 
 def normalize(mel: LogMel) -> LogMel:
     """Normalise raw log-mel ``[frames, bins]`` by its own statistics."""
-    statistics = Statistics(mel.shape[1])
-    statistics.add(mel)
-    return statistics.normalize(mel)
+    relative = mel.astype(np.float64) - SILENCE
+    return standardize(mel, len(mel), relative.sum(axis=0), (relative**2).sum(axis=0))
 
 
 @cache

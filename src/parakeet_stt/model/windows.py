@@ -9,7 +9,6 @@ alone, so that ``transcribe()``, which is this stream fed at once, gives the sam
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from parakeet_stt.model.boost import phrases_of
 from parakeet_stt.model.config import ENCODER_HOP, ModelConfig
 from parakeet_stt.model.decoder import Decoder, Emission
 from parakeet_stt.model.encoder import Encoder, EncoderFrames
-from parakeet_stt.model.frontend import HOP, LogMel, LogMelStream, Statistics
+from parakeet_stt.model.frontend import HOP, LogMelStream
+from parakeet_stt.model.mel_buffer import MelBuffer
 from parakeet_stt.model.stream import Stream, StreamOptions, Window, Work
 from parakeet_stt.transcript import Hypothesis, Token, Transcript
 
@@ -47,14 +47,8 @@ NEWEST_HISTORY = 6
 # In mel frames of 10 ms.
 LONGEST_WINDOW = 3200
 """Most that is encoded at once: 32 s."""
-PADDING = 32
-"""Synthetic silence behind the end, which releases the last word."""
 _SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
 _SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
-
-_QUIET = 17  # A pause is quiet for so long before a final leaves out the rest of it.
-_LOUDER = 1.0  # Mean log-mel by which a frame of a pause may be louder than its beginning.
-_SILENCE = float(np.log(np.float32(2.0**-24)))  # Raw log-mel of digital silence.
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ class WindowedStream(Stream):
         # What was heard and is not in the buffer yet.
         self._pieces: deque[Samples] = deque()
         self._waiting = np.zeros((0, config.features), np.float32)
-        self._mel = _Buffer(config.features)
+        self._mel = MelBuffer(config.features, LONGEST_WINDOW)
         # Both boundaries are where a decoder's state stands.
         self._settled: list[Emission] = []
         weights = frozenset(options.boost.items())
@@ -271,90 +265,3 @@ class WindowedStream(Stream):
             sure, likely = emission.confidence, emission.logprob
             tokens.append(Token(emission.token, piece, start, end, sure, likely))
         return tuple(tokens)
-
-
-class _Buffer:
-    """Raw log-mel of a stream from some frame on, at most the longest window of it.
-
-    Attributes:
-        start: Mel frame, counted from the stream's beginning, of the first that is kept.
-        quiet_from: Mel frame from which only a steady quiet follows; :attr:`end` if none does.
-    """
-
-    def __init__(self, bins: int) -> None:
-        self.start = 0
-        self.quiet_from = 0
-        self._count = 0
-        # Untouched memory costs nothing: a short segment uses what it needs.
-        self._frames = np.empty((LONGEST_WINDOW, bins), np.float32)
-        self._loudness = np.empty(LONGEST_WINDOW, np.float32)  # Each frame's mean log-mel.
-        self._statistics = Statistics(bins)
-
-    @property
-    def end(self) -> int:
-        """Mel frame behind the newest one."""
-        return self.start + self._count
-
-    @property
-    def full(self) -> bool:
-        """Whether there is a whole window."""
-        return self._count == LONGEST_WINDOW
-
-    def append(self, mel: LogMel) -> LogMel:
-        """Keep as many frames as there is room for; returns the others."""
-        taken, rest = np.split(mel, [LONGEST_WINDOW - self._count])
-        self._frames[self._count : self._count + len(taken)] = taken
-        self._loudness[self._count : self._count + len(taken)] = taken.mean(axis=1)
-        self._count += len(taken)
-        self._statistics.add(taken)
-        self.quiet_from = self._find_quiet()
-        return rest
-
-    def drop(self, until: int) -> None:
-        """Forget the frames before ``until``."""
-        gone = until - self.start
-        self._statistics.remove(self._frames[:gone])
-        for kept in (self._frames, self._loudness):
-            kept[: self._count - gone] = kept[gone : self._count].copy()
-        self._count -= gone
-        self.start = until
-        self.quiet_from = self._find_quiet()
-
-    def open_window(self, begin: int) -> LogMel:
-        """Frames from ``begin`` on, normalised by the statistics of all that are kept."""
-        return self._statistics.normalize(self._frames[begin - self.start : self._count])
-
-    def closed_window(self, begin: int, end: int) -> LogMel:
-        """Frames from ``begin`` to ``end``, with padding behind them, as if nothing followed.
-
-        Where a quiet end is left out, its beginning counts twice in the statistics: they come out
-        much as those of the whole, but do not change as the quiet goes on.
-        """
-        count = end - self.start
-        statistics = copy.deepcopy(self._statistics)
-        if count < self._count:
-            statistics.remove(self._frames[count : self._count])
-            statistics.add(self._frames[count - _QUIET : count])
-        silence = np.full((PADDING, self._frames.shape[1]), _SILENCE, np.float32)
-        window = self._frames[begin - self.start : count]
-        return statistics.normalize(np.concatenate((window, silence)))
-
-    def _find_quiet(self) -> int:
-        """Where a steady quiet begins; as a pause goes on this stays where it is.
-
-        Quiet is what is below the middle between the quietest and the loudest frame; steady, that
-        nothing is louder than the moment before it.
-        """
-        loudness = self._loudness[: self._count]
-        if self._count <= _QUIET:
-            return self.end
-        middle = (loudness.min() + loudness.max()) / 2
-        loud = int(np.flatnonzero(loudness >= middle)[-1]) + 1
-        tail = loudness[loud:]
-        edges = np.arange(_QUIET, len(tail), ENCODER_HOP)
-        if len(edges) == 0:
-            return self.end
-        before = np.lib.stride_tricks.sliding_window_view(tail, _QUIET)[edges - _QUIET].max(axis=1)
-        after = np.maximum.accumulate(tail[::-1])[::-1][edges]
-        steady = edges[after <= before + _LOUDER]
-        return self.start + loud + int(steady[0]) if len(steady) else self.end
