@@ -268,6 +268,11 @@ def text_of(tokens: Iterable[Token]) -> str:
     return _spaced(tokens).strip()
 
 
+def has_words(tokens: Iterable[Token]) -> bool:
+    """Whether there is a letter or a digit in the text of a run of tokens, not just punctuation."""
+    return any(character.isalnum() for character in text_of(tokens))
+
+
 def _spaced(tokens: Iterable[Token]) -> str:
     return "".join(token.piece for token in tokens).replace(WORD_MARK, " ")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from parakeet_stt.errors import ConfigurationError, SessionClosedError
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.settings import Attention, ContextSize, Streaming, check_boost
-from parakeet_stt.transcript import Hypothesis, Transcript
+from parakeet_stt.transcript import Hypothesis, Transcript, has_words
 
 T = TypeVar("T")
 
@@ -182,13 +182,13 @@ class Stream(ABC):
     def supposing(self) -> Work[Hypothesis]:
         """:meth:`hypothesis` as a work."""
         self._check_open()
-        return self._suppose()
+        return _supposing_words(self._suppose())
 
     def finishing(self) -> Work[Transcript]:
         """:meth:`finish` as a work."""
         self._check_open()
         self._closed = True
-        return self._finish()
+        return _finishing_words(self._finish())
 
     def speculating(self) -> Work[None]:
         """A work that makes the final of what was heard, in case nothing more is said."""
@@ -212,3 +212,17 @@ class Stream(ABC):
             raise SessionClosedError(
                 "the stream has been finished; open another with transcribe_stream()"
             )
+
+
+def _supposing_words(work: Work[Hypothesis]) -> Work[Hypothesis]:
+    """A hypothesis, without tentative punctuation that no word came before."""
+    hypothesis = yield from work
+    if has_words((*hypothesis.committed_tokens, *hypothesis.tentative_tokens)):
+        return hypothesis
+    return replace(hypothesis, tentative_tokens=())
+
+
+def _finishing_words(work: Work[Transcript]) -> Work[Transcript]:
+    """A final, which is empty if it has no words: models write "." for noise."""
+    transcript = yield from work
+    return transcript if has_words(transcript.tokens) else replace(transcript, tokens=())
