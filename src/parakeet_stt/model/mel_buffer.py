@@ -27,8 +27,8 @@ _BANDS = 8  # Of equal width in mel.
 _REACH = 16  # Blocks to either side in which the noise floor is looked for: 1.3 s; a power of 2.
 _MARGIN = 4.5  # Power relative to the noise floor: 6.5 dB.
 _DIGITAL_SILENCE = 0.01 * GUARD  # Power up to 4.5 times this is quiet in any case.
-_TAIL_BLOCKS = 2  # Quiet blocks behind speech that a closed window keeps (160 ms).
-_TAIL_WEIGHT = 3.0  # In the statistics they stand for a pause of half a second.
+_PAUSE_BLOCKS = 2  # A pause begins with so many quiet blocks (160 ms), which belong to its window.
+_PAUSE_WEIGHT = 3.0  # In the statistics they stand for a pause of half a second.
 # Quiet blocks count in the statistics as at most half as many as the others, or as 1.6 s.
 _QUIET_SHARE = 0.5
 _QUIET_BLOCKS = 20
@@ -61,7 +61,6 @@ class MelBuffer:
         self._band_starts = np.arange(_BANDS) * bins // _BANDS
         self._band_widths = np.diff(np.append(self._band_starts, bins))
         self._quiet = np.empty(capacity // BLOCK, np.bool_)
-        self._quiet_from = 0
 
     @property
     def end(self) -> int:
@@ -74,10 +73,12 @@ class MelBuffer:
         return self._count == len(self._frames)
 
     @property
-    def quiet_from(self) -> int:
-        """Mel frame from which everything is quiet, 160 ms behind the last sound; :attr:`end` if
-        the newest audio is not quiet. It does not move while a pause goes on."""
-        return self._quiet_from
+    def pause(self) -> int | None:
+        """Mel frame 160 ms behind the last sound, if all that was heard since is quiet and there is
+        as much of it; otherwise None. It does not move while the pause goes on."""
+        loud = np.flatnonzero(~self._quiet[: _blocks(self._count)])
+        begin = (int(loud[-1]) + 1 if len(loud) else 0) + _PAUSE_BLOCKS
+        return self.start + begin * BLOCK if begin <= self._count // BLOCK else None
 
     def append(self, mel: LogMel) -> LogMel:
         """Keep as many frames ``[frames, bins]`` as there is room for; returns the others."""
@@ -86,7 +87,6 @@ class MelBuffer:
         self._frames[self._count : self._count + len(taken)] = taken
         self._count += len(taken)
         self._summarize(first)
-        self._quiet_from = self._find_quiet()
         return rest
 
     def drop(self, until: int) -> None:
@@ -99,19 +99,20 @@ class MelBuffer:
             kept[: blocks - gone_blocks] = kept[gone_blocks:blocks].copy()
         self._count = left
         self.start = until
-        self._quiet_from = self._find_quiet()
 
     def open_window(self, begin: int) -> LogMel:
         """Frames from ``begin`` on, normalised by the statistics of all that are kept."""
         return self._normalize(self._frames[begin - self.start : self._count], self._count)
 
-    def closed_window(self, begin: int, end: int) -> LogMel:
-        """Frames from ``begin`` to ``end`` with :data:`PADDING` behind them, normalised by the
-        statistics of all that are kept up to ``end``, as if nothing followed."""
-        count = end - self.start
+    def closed_window(self, begin: int) -> LogMel:
+        """Frames from ``begin`` to the pause, or to the end if there is none, and :data:`PADDING`
+        behind them, normalised by the statistics of all that are kept up to there. What follows in
+        a pause has no influence."""
+        pause = self.pause
+        count = self._count if pause is None else pause - self.start
         silence = np.full((PADDING, self._frames.shape[1]), SILENCE, np.float32)
         window = np.concatenate((self._frames[begin - self.start : count], silence))
-        return self._normalize(window, count)
+        return self._normalize(window, count, 1.0 if pause is None else _PAUSE_WEIGHT)
 
     def _summarize(self, first: int) -> None:
         """Sum the blocks from ``first`` on, and judge again those that they may have changed."""
@@ -135,14 +136,17 @@ class MelBuffer:
         powers: Floats = GUARD * np.expm1(levels)
         return powers
 
-    def _normalize(self, window: LogMel, count: int) -> LogMel:
+    def _normalize(self, window: LogMel, count: int, end_weight: float = 1.0) -> LogMel:
         """Normalise a window by the first ``count`` frames that are kept: by those that are not
-        quiet, and a bounded share of those that are."""
+        quiet, and a bounded share of those that are.
+
+        Args:
+            window: Raw log-mel ``[frames, bins]``.
+            count: Frames that the statistics are of.
+            end_weight: Of the last :data:`_PAUSE_BLOCKS` among the quiet ones.
+        """
         blocks = _blocks(count)
         quiet = self._quiet[:blocks]
-        lengths = np.full(blocks, BLOCK, np.float64)
-        lengths[blocks - 1 :] = count - BLOCK * (blocks - 1)
-        moments = self._sums[:blocks], self._squares[:blocks], lengths
         if count < self._count:
             # The newest blocks were judged by what follows, too.
             uncertain = max(0, blocks - _REACH)
@@ -150,23 +154,16 @@ class MelBuffer:
         silent = int(np.count_nonzero(quiet))
         allowed = max(_QUIET_BLOCKS, _QUIET_SHARE * (blocks - silent))
         share = min(1.0, allowed / max(1, silent))
+        lengths = np.full(blocks, BLOCK, np.float64)
+        lengths[blocks - 1 :] = count - BLOCK * (blocks - 1)
         # Added up block by block: the rounding of a matrix product may depend on its shape.
-        totals = [
-            np.add.reduce(m[~quiet], axis=0) + share * np.add.reduce(m[quiet], axis=0)
-            for m in moments
-        ]
-        if count < self._count:
-            totals = [
-                total + share * (_TAIL_WEIGHT - 1) * np.add.reduce(m[-_TAIL_BLOCKS:], axis=0)
-                for total, m in zip(totals, moments, strict=True)
-            ]
-        sums, squares, frames = totals
+        sums, squares, frames = (
+            np.add.reduce(moment[~quiet], axis=0)
+            + share * np.add.reduce(moment[quiet], axis=0)
+            + share * (end_weight - 1) * np.add.reduce(moment[-_PAUSE_BLOCKS:], axis=0)
+            for moment in (self._sums[:blocks], self._squares[:blocks], lengths)
+        )
         return standardize(window, float(frames), sums, squares)
-
-    def _find_quiet(self) -> int:
-        loud = np.flatnonzero(~self._quiet[: _blocks(self._count)])
-        begin = (int(loud[-1]) + 1 if len(loud) else 0) + _TAIL_BLOCKS
-        return self.start + begin * BLOCK if begin < self._count // BLOCK else self.end
 
     def _judge(self, first: int, blocks: int) -> Flags:
         """Which blocks from ``first`` on are quiet, if only the first ``blocks`` are known."""

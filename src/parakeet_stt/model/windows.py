@@ -57,11 +57,11 @@ class _Speculation:
 
     Attributes:
         emissions: What it says.
-        end: Mel frame of the stream that it reaches to.
+        pause: Mel frame of the pause in which it was made.
     """
 
     emissions: list[Emission]
-    end: int
+    pause: int | None
 
 
 class WindowedStream(Stream):
@@ -117,15 +117,15 @@ class WindowedStream(Stream):
     @property
     def paused(self) -> bool:
         """Whether the speaker has fallen silent and no final is ready for it."""
-        end = self._mel.quiet_from
-        if end == self._mel.end or not (self._tentative or self._hypothesis.committed_tokens):
+        pause = self._mel.pause
+        if pause is None or not (self._tentative or self._hypothesis.committed_tokens):
             return False
-        return self._speculation is None or self._speculation.end != end
+        return self._speculation is None or self._speculation.pause != pause
 
     @property
     def speculated(self) -> bool:
         """Whether the final was ready before :meth:`finish`."""
-        return self._speculation is not None and self._speculation.end == self._mel.quiet_from
+        return self._speculation is not None and self._speculation.pause == self._mel.pause
 
     def _hear(self, audio: Samples) -> Work[None]:
         # Piece by piece, so that an hour fed at once needs no more memory than one fed slowly.
@@ -163,14 +163,14 @@ class WindowedStream(Stream):
     def _suppose(self) -> Work[Hypothesis]:
         if self._committed_state.frame * ENCODER_HOP < self._mel.start:
             self._catch_up()
-        end, pause = self._mel.end, self._mel.quiet_from
+        end, pause = self._mel.end, self._mel.pause
         new = end // ENCODER_HOP - self._renewed
-        if pause < end and pause != self._pause:
+        if pause is not None and pause != self._pause:
             self._pause = pause
             yield from self._renew(pause)
-        elif new >= (RENEWED if pause == end else RENEWED_IN_PAUSE):
+        elif new >= (RENEWED if pause is None else RENEWED_IN_PAUSE):
             yield from self._renew(end)
-        elif pause == end > self._mel.start:
+        elif pause is None and end > self._mel.start:
             yield from self._renew_newest()
         tokens = self._tokens(self._tentative)
         self._hypothesis = self._hypothesis.followed_by((), tokens, self._start + self.seconds)
@@ -209,8 +209,8 @@ class WindowedStream(Stream):
     def _frames_from(self, first: int, history: int, end: int) -> Work[EncoderFrames]:
         """Encoder frames from one on up to a mel frame, with some before them encoded along."""
         begin = max(self._mel.start // ENCODER_HOP, first - history)
-        start, paused = begin * ENCODER_HOP, end < self._mel.end
-        mel = self._mel.closed_window(start, end) if paused else self._mel.open_window(start)
+        start, paused = begin * ENCODER_HOP, end == self._mel.pause
+        mel = self._mel.closed_window(start) if paused else self._mel.open_window(start)
         frames = yield Window(mel, self._band)
         return frames[first - begin :]
 
@@ -227,8 +227,8 @@ class WindowedStream(Stream):
         self._committed_state = state
 
     def _speculate(self) -> Work[None]:
-        end = self._mel.quiet_from
-        self._speculation = _Speculation((yield from self._final_pass(end)), end)
+        pause = self._mel.pause
+        self._speculation = _Speculation((yield from self._final_pass()), pause)
 
     def _finish(self) -> Work[Transcript]:
         yield from self._take_in()
@@ -237,16 +237,17 @@ class WindowedStream(Stream):
         if self._speculation is not None and self.speculated:
             emissions = self._speculation.emissions
         else:
-            emissions = yield from self._final_pass(self._mel.quiet_from)
+            emissions = yield from self._final_pass()
         end = self._start + self.seconds
         return Transcript(self._tokens(emissions), self._start, end, self._language)
 
-    def _final_pass(self, end: int) -> Work[list[Emission]]:
-        """Everything heard up to a mel frame as emissions."""
+    def _final_pass(self) -> Work[list[Emission]]:
+        """Everything received, up to the pause if there is one, as emissions."""
         begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
+        end = self._mel.end if self._mel.pause is None else self._mel.pause
         if end <= known * ENCODER_HOP:
             return list(self._settled)
-        frames = yield Window(self._mel.closed_window(self._mel.start, end), self._band)
+        frames = yield Window(self._mel.closed_window(self._mel.start), self._band)
         emissions, _ = self._decoder.decode(frames[known - begin :], self._settled_state)
         return self._settled + emissions
 
