@@ -116,8 +116,8 @@ def wer(reference: str, text: str) -> float:
 
 
 async def test_a_segment_gives_interims_then_one_final(backend: str) -> None:
-    # Time between the frames, so that interims are formed.
-    frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.004))]
+    # In real time: an interim is formed when 100 ms of audio are new and the machine has time.
+    frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.02))]
     out = await run(service(backend), frames)
     (final,) = finals(out)
     assert final.text == SINGLE[0].text

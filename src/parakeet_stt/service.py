@@ -22,6 +22,7 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterimTranscriptionFrame,
+    ServiceSwitcherRequestMetadataFrame,
     SpeechControlParamsFrame,
     STTMuteFrame,
     TranscriptionFrame,
@@ -308,7 +309,7 @@ class ParakeetMLXSTTService(STTService):
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Process a frame; muting ends the segment, since what follows it is not heard."""
-        if _is_from_vad(frame):
+        if _shows_vad(frame):
             self._seconds_without_vad = None
         await super().process_frame(frame, direction)
         if isinstance(frame, STTMuteFrame) and frame.mute:
@@ -390,7 +391,7 @@ class ParakeetMLXSTTService(STTService):
         """Load the model and report the outcome: Pipecat's tasks drop exceptions."""
         try:
             await self._engine.start()
-            await self._engine.check(_options(self._values))
+            await self._engine.check(_options(self._values))  # Which may have changed meanwhile.
         except Exception as error:
             await self.push_error(
                 f"the model cannot be loaded: {error}",
@@ -637,11 +638,15 @@ def _interval(values: ParakeetSettings) -> float | None:
     return values.chunk_ms / 1000 if values.emit_partial else None
 
 
-def _is_from_vad(frame: Frame) -> bool:
-    """Whether a frame shows that there is a VAD. Without speech it sends its parameters only."""
-    if isinstance(frame, SpeechControlParamsFrame):
-        return frame.vad_params is not None
-    return isinstance(frame, VADUserStartedSpeakingFrame | VADUserStoppedSpeakingFrame)
+def _shows_vad(frame: Frame) -> bool:
+    """Whether a frame shows that there is a VAD, or that it may have sent its frames to another
+    service of a switcher. Before anybody speaks, a VAD sends its parameters only."""
+    match frame:
+        case SpeechControlParamsFrame():
+            return frame.vad_params is not None
+        case VADUserStartedSpeakingFrame() | VADUserStoppedSpeakingFrame():
+            return True
+    return isinstance(frame, ServiceSwitcherRequestMetadataFrame)
 
 
 def _as_lists(result: _Result) -> _Result:

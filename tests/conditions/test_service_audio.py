@@ -17,12 +17,14 @@ from pipecat.frames.frames import (
     ErrorFrame,
     InputAudioRawFrame,
     InterimTranscriptionFrame,
+    ManuallySwitchServiceFrame,
     TranscriptionFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.service_switcher import ServiceSwitcher
 from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection
-from pipecat.tests.utils import run_test
+from pipecat.tests.utils import SleepFrame, run_test
 from test_service import SINGLE, START, STOP, audio, finals, run, service, spoken
 from test_service_loading import Events, running
 
@@ -50,6 +52,16 @@ async def test_audio_without_a_vad_is_warned_of_once(warnings: list[str]) -> Non
 async def test_silence_with_a_vad_is_not_warned_of(warnings: list[str]) -> None:
     pipeline = Pipeline([VADProcessor(vad_analyzer=SileroVADAnalyzer()), service()])
     await run(pipeline, audio(np.zeros(25 * 16_000, np.float32)))
+    assert not [line for line in warnings if "VAD" in line]
+
+
+async def test_silence_after_a_switch_is_not_warned_of(warnings: list[str]) -> None:
+    """The VAD has sent its parameters to the service that was active at the start."""
+    one, two = service(), service()
+    vad = VADProcessor(vad_analyzer=SileroVADAnalyzer())
+    silence = audio(np.zeros(12 * 16_000, np.float32))
+    frames = [ManuallySwitchServiceFrame(service=two), SleepFrame(sleep=0.3), *silence]
+    await run(Pipeline([vad, ServiceSwitcher(services=[one, two])]), frames)
     assert not [line for line in warnings if "VAD" in line]
 
 

@@ -266,14 +266,3 @@ async def test_settings_change_while_the_model_loads_and_the_end_does_not_wait_f
     assert not gate.is_set()
     assert stt.settings.chunk_ms == 50  # type: ignore[attr-defined]
     assert not events.errors
-
-
-async def test_an_end_while_the_model_loads_is_no_error_if_nobody_spoke(
-    gate: threading.Event,
-) -> None:
-    stt = service()
-    events = Events(stt)
-    async with running(stt):
-        pass
-    assert not gate.is_set()
-    assert not events.errors
