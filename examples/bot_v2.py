@@ -210,8 +210,8 @@ async def play(path: Path, model: str) -> int:
     from parakeet_stt.player import Player
 
     player = Player(await asyncio.to_thread(read_audio, path))
-    print(f"{path}, in real time; behind each final: its time from the end of speech\n", flush=True)
     worker, screen, quiet = build(player, None, model)
+    print(f"{path}, in real time; behind each final: its time from the end of speech\n", flush=True)
     failures: list[str] = []
 
     @worker.event_handler("on_pipeline_error")
@@ -235,7 +235,7 @@ async def play(path: Path, model: str) -> int:
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     if not failures and not screen.finals:
-        print(f"nothing was transcribed: no speech was found in {path}")
+        print(f"nothing was transcribed: no words were found in {path}")
     return 1 if failures else 0
 
 
