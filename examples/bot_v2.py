@@ -6,20 +6,27 @@
     uv run --with "pipecat-ai[runner,webrtc]" examples/bot_v2.py
         serves the bot to a browser, through Pipecat's runner
 
+    uv run --with "pipecat-ai[runner]" examples/bot_v2.py -t twilio -x bot.example.com
+        serves it to telephone calls (twilio, telnyx, plivo or exotel)
+
 The speech-to-text is chosen by STT_BACKEND (parakeet-mlx, whisper, whisper-mlx, moonshine). With
 LLM_BASE_URL and LLM_MODEL (Ollama, LM Studio, any OpenAI-compatible server) and TTS_BACKEND
-(kokoro or piper) the bot answers; without them it transcribes.
+(kokoro or piper) the bot answers; without them it transcribes. Variables in a .env file, in this
+folder or above it, take precedence over the environment, as in Pipecat's runner.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
+from dotenv import find_dotenv, load_dotenv
 from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.frames.frames import (
@@ -42,11 +49,20 @@ from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
 
-import parakeet_stt  # First: it loads a fast BLAS for MLX before anybody imports mlx.
+load_dotenv(find_dotenv(usecwd=True), override=True)  # parakeet_stt reads PARAKEET_BLAS on import.
+import parakeet_stt  # noqa: E402  (before anything that imports mlx: it loads a fast BLAS for it)
 
 STT_BACKENDS = ("parakeet-mlx", "whisper", "whisper-mlx", "moonshine")
 SETUP_SECONDS = 120  # A first download takes longer than Pipecat's default patience of 20 s.
 TURN_SECONDS = 5.0  # After a recording, how long the last turn may take to end.
+
+# What the provider's part of Pipecat needs, to end a call for example.
+TELEPHONY = {
+    "twilio": ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"),
+    "telnyx": ("TELNYX_API_KEY",),
+    "plivo": ("PLIVO_AUTH_ID", "PLIVO_AUTH_TOKEN"),
+    "exotel": (),
+}
 
 PROMPT = "You are a friendly voice assistant. Answer in one or two short sentences, without lists."
 
@@ -58,6 +74,7 @@ class Screen(FrameProcessor):
         super().__init__()
         self._live = sys.stdout.isatty()
         self._speech_end = 0.0
+        self.finals = 0
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -67,6 +84,7 @@ class Screen(FrameProcessor):
             case InterimTranscriptionFrame():
                 self._show(f"    ... {frame.text}", final=False)
             case TranscriptionFrame():
+                self.finals += 1
                 late = (time.time() - self._speech_end) * 1000
                 self._show(f"  heard {frame.text} [{late:.0f} ms]")
         await self.push_frame(frame, direction)
@@ -83,25 +101,38 @@ class Screen(FrameProcessor):
             print(text, flush=True)
 
 
+def load(module: str, extra: str, setting: str) -> ModuleType:
+    """Import a part of Pipecat that needs an extra; ends the program if it is not installed."""
+    logger.disable("pipecat")  # It logs the same error in several lines.
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SystemExit(
+            f"error: {setting} needs pipecat-ai[{extra}], which is not installed ({error}): "
+            f'uv run --with "pipecat-ai[{extra}]" examples/bot_v2.py ...'
+        ) from None
+    finally:
+        logger.enable("pipecat")
+
+
 def create_stt(model: str | None) -> FrameProcessor:
     """The speech-to-text service that STT_BACKEND names."""
-    backend = os.getenv("STT_BACKEND", "parakeet-mlx")
+    backend = os.getenv("STT_BACKEND") or "parakeet-mlx"
+    setting = f"STT_BACKEND={backend}"
     match backend:
         case "parakeet-mlx":
             service = parakeet_stt.ParakeetMLXSTTService
             return service(settings=service.Settings(model=model) if model else None)
         case "whisper":
-            from pipecat.services.whisper.stt import WhisperSTTService
-
-            return WhisperSTTService()
+            return load("pipecat.services.whisper.stt", "whisper", setting).WhisperSTTService()
         case "whisper-mlx":
-            from pipecat.services.whisper.stt import WhisperSTTServiceMLX
-
-            return WhisperSTTServiceMLX()
+            load("mlx_whisper", "mlx-whisper", setting)
+            services = load("pipecat.services.whisper.stt", "whisper,mlx-whisper", setting)
+            return services.WhisperSTTServiceMLX()
         case "moonshine":
-            from pipecat.services.moonshine.stt import MoonshineSTTService
-
-            return MoonshineSTTService()
+            return load(
+                "pipecat.services.moonshine.stt", "moonshine", setting
+            ).MoonshineSTTService()
     raise SystemExit(f"STT_BACKEND={backend!r}: expected one of {', '.join(STT_BACKENDS)}")
 
 
@@ -110,12 +141,11 @@ def create_llm() -> FrameProcessor | None:
     url = os.getenv("LLM_BASE_URL")
     if not url:
         return None
-    from pipecat.services.openai.llm import OpenAILLMService
-
-    return OpenAILLMService(
+    service = load("pipecat.services.openai.llm", "openai", "LLM_BASE_URL").OpenAILLMService
+    return service(
         base_url=url,
-        api_key=os.getenv("LLM_API_KEY", "not needed"),
-        settings=OpenAILLMService.Settings(model=os.getenv("LLM_MODEL", "llama3.2")),
+        api_key=os.getenv("LLM_API_KEY") or "not needed",
+        settings=service.Settings(model=os.getenv("LLM_MODEL") or "llama3.2"),
     )
 
 
@@ -125,16 +155,14 @@ def create_tts() -> FrameProcessor | None:
         case None | "":
             return None
         case "kokoro":
-            from pipecat.services.kokoro.tts import KokoroTTSService
-
-            return KokoroTTSService(settings=KokoroTTSService.Settings(voice="af_heart"))
+            module = load("pipecat.services.kokoro.tts", "kokoro", "TTS_BACKEND=kokoro")
+            service, voice = module.KokoroTTSService, "af_heart"
         case "piper":
-            from pipecat.services.piper.tts import PiperTTSService
-
-            voice = os.getenv("PIPER_VOICE", "en_US-ryan-high")
-            return PiperTTSService(settings=PiperTTSService.Settings(voice=voice))
+            module = load("pipecat.services.piper.tts", "piper", "TTS_BACKEND=piper")
+            service, voice = module.PiperTTSService, os.getenv("PIPER_VOICE") or "en_US-ryan-high"
         case other:
             raise SystemExit(f"TTS_BACKEND={other!r}: expected kokoro or piper")
+    return service(settings=service.Settings(voice=voice))
 
 
 def build(
@@ -182,8 +210,8 @@ async def play(path: Path, model: str) -> int:
     from parakeet_stt.player import Player
 
     player = Player(await asyncio.to_thread(read_audio, path))
+    worker, screen, quiet = build(player, None, model)
     print(f"{path}, in real time; behind each final: its time from the end of speech\n", flush=True)
-    worker, _, quiet = build(player, None, model)
     failures: list[str] = []
 
     @worker.event_handler("on_pipeline_error")
@@ -206,6 +234,8 @@ async def play(path: Path, model: str) -> int:
     ending.cancel()
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
+    if not failures and not screen.finals:
+        print(f"nothing was transcribed: no words were found in {path}")
     return 1 if failures else 0
 
 
@@ -231,40 +261,86 @@ async def bot(runner_args: RunnerArguments) -> None:
     """Pipecat's runner starts a bot here, for each client."""
     from pipecat.runner.utils import create_transport
 
-    audio = TransportParams(audio_in_enabled=True, audio_out_enabled=True)
-    transport = await create_transport(runner_args, {"webrtc": lambda: audio})
-    await run_bot(transport, runner_args)
+    def telephone() -> TransportParams:
+        from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+
+        return FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True)
+
+    def browser() -> TransportParams:
+        return TransportParams(audio_in_enabled=True, audio_out_enabled=True)
+
+    transports = {"webrtc": browser, **dict.fromkeys(TELEPHONY, telephone)}
+    await run_bot(await create_transport(runner_args, transports), runner_args)
+
+
+def check(transport: str, proxy: str | None, model: str | None) -> None:
+    """End the program before it announces that it is ready, if it could not take a call.
+
+    Raises:
+        ParakeetError: The model cannot be loaded.
+    """
+    if transport == "webrtc":
+        load("pipecat.transports.smallwebrtc.transport", "runner,webrtc", "-t webrtc")
+    elif transport in TELEPHONY:
+        missing = [name for name in TELEPHONY[transport] if not os.getenv(name)]
+        if transport != "exotel" and not proxy:
+            missing.append("-x HOST (the name under which the provider reaches this bot)")
+        if missing:
+            raise SystemExit(f"error: -t {transport} needs {', '.join(missing)}")
+    else:
+        expected = ", ".join(("webrtc", *TELEPHONY))
+        raise SystemExit(f"error: -t {transport}: this bot has {expected}")
+    if isinstance(create_stt(model), parakeet_stt.ParakeetMLXSTTService):
+        parakeet_stt.load_model(model)  # Clients share it.
+    create_llm()
+    create_tts()
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--audio", type=Path, metavar="FILE", help="a recording to play to the bot"
     )
-    parser.add_argument("--audio", type=Path, metavar="FILE", help="a recording to play to the bot")
-    parser.add_argument(
+    options.add_argument(
         "--model",
         help="tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
     )
-    known, _ = parser.parse_known_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[options],
+    )
+    # The runner adds its own options to the parser, and shows all of them with --help.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, parents=[options])
+    first.add_argument("-h", "--help", action="store_true")
+    first.add_argument("-t", "--transport")
+    first.add_argument("-x", "--proxy")
+    known, _ = first.parse_known_args()
     logger.remove()
-    logger.add(sys.stderr, level=os.getenv("LOG_LEVEL", "WARNING").upper())
-    if known.audio:
-        arguments = parser.parse_args()
-        # A recording is for trying things out, and needs no download.
-        model = arguments.model or os.getenv("PARAKEET_MODEL") or "tiny"
-        try:
-            raise SystemExit(asyncio.run(play(arguments.audio, model)))
-        except parakeet_stt.ParakeetError as error:
-            raise SystemExit(f"error: {error}") from None
+    logger.add(sys.stderr, level=(os.getenv("LOG_LEVEL") or "WARNING").upper())
     try:
-        from pipecat.runner.run import main as serve
-    except ImportError:
-        raise SystemExit(
-            "a live bot needs Pipecat's runner: uv run --with 'pipecat-ai[runner,webrtc]' "
-            "examples/bot_v2.py; or play a recording: --audio samples/conversation.flac"
-        ) from None
-    logger.add(sys.stderr, level="INFO", filter="parakeet_stt")
+        if known.audio and not known.help:
+            arguments = parser.parse_args()
+            # A recording is for trying things out, and needs no download.
+            model = arguments.model or os.getenv("PARAKEET_MODEL") or "tiny"
+            raise SystemExit(asyncio.run(play(arguments.audio, model)))
+        try:
+            from pipecat.runner.run import main as serve
+        except ImportError:
+            parser.parse_args()
+            raise SystemExit(
+                "a live bot needs Pipecat's runner: uv run --with 'pipecat-ai[runner,webrtc]' "
+                "examples/bot_v2.py; or play a recording: --audio samples/conversation.flac"
+            ) from None
+        if not known.help:
+            logger.add(sys.stderr, level="INFO", filter="parakeet_stt")
+            if known.transport is None:
+                known.transport = "webrtc"
+                sys.argv[1:1] = ["-t", "webrtc"]  # Otherwise the runner announces all it knows.
+            check(known.transport, known.proxy, known.model)
+    except parakeet_stt.ParakeetError as error:
+        raise SystemExit(f"error: {error}") from None
     serve(parser)
 
 

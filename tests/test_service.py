@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,8 +116,8 @@ def wer(reference: str, text: str) -> float:
 
 
 async def test_a_segment_gives_interims_then_one_final(backend: str) -> None:
-    # Time between the frames, so that interims are formed.
-    frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.004))]
+    # In real time: an interim is formed when 100 ms of audio are new and the machine has time.
+    frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.02))]
     out = await run(service(backend), frames)
     (final,) = finals(out)
     assert final.text == SINGLE[0].text
@@ -274,8 +275,12 @@ async def test_a_language_that_is_set_is_passed_on() -> None:
     assert final.language == Language.EN_GB
 
 
-async def test_time_to_the_final_and_usage_are_reported_before_the_final() -> None:
-    out = await run(service(), spoken(0), metrics=True)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+async def test_time_to_the_final_and_usage_are_reported_before_the_final(
+    rate: int, channels: int
+) -> None:
+    out = await run(service(), spoken(0, rate=rate, channels=channels), metrics=True)
     (final,) = finals(out)
     data = [d for f in out[: out.index(final)] if isinstance(f, MetricsFrame) for d in f.data]
     assert [d for d in data if isinstance(d, TTFBMetricsData) and d.value > 0.2]
@@ -321,6 +326,9 @@ async def test_settings_change_at_run_time_from_the_next_segment_on() -> None:
         (Settings(model="./nowhere"), "no such model"),
         (Settings(precision="fp7"), "PARAKEET_PRECISION"),
         (Settings(context_size="0,5"), "at least 1 encoder frame"),
+        (Settings(language="klingon"), "language='klingon': expected a BCP 47 code"),
+        (Settings(extra={"chunk": 80}), "no such setting: chunk; expected model, "),
+        (Settings(streaming="upstream"), "with PARAKEET_BACKEND='onnx'"),
     ],
 )
 async def test_settings_that_cannot_be_had_change_nothing(delta: Any, message: str) -> None:
@@ -387,6 +395,44 @@ def test_a_variable_that_cannot_be_used_is_named(
     monkeypatch.setenv(f"PARAKEET_{name}", value)
     with pytest.raises(ConfigurationError, match=f"PARAKEET_{name}='{value}'"):
         ParakeetMLXSTTService()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "tiny"}, "settings=ParakeetMLXSTTService.Settings(model=...)"),
+        ({"chunk_mss": 80}, "settings=ParakeetMLXSTTService.Settings(chunk_ms=...)"),
+        ({"setting": Settings()}, "no argument 'setting': did you mean 'settings'?"),
+        ({"audio_passthru": True}, "did you mean 'audio_passthrough'?"),
+        ({"xyz": 1}, "ParakeetMLXSTTService.Settings(model=...)"),
+        ({"settings": {"model": "tiny"}}, "expected ParakeetMLXSTTService.Settings"),
+        ({"engine": "tiny"}, "expected a parakeet_stt.Engine"),
+        ({"settings": Settings(language="klingon")}, "language='klingon': expected a BCP 47"),
+        (
+            {"settings": Settings(streaming="upstream", backend="onnx")},
+            "PARAKEET_STREAMING='upstream' with PARAKEET_BACKEND='onnx'",
+        ),
+        ({"settings": Settings(streaming="upstream", boost={"Ada": 3})}, "cannot boost phrases"),
+        (
+            {"engine": Engine("tiny"), "settings": Settings(model="./elsewhere")},
+            "Settings(model='./elsewhere') has no effect with engine=...",
+        ),
+        (
+            {"engine": Engine("tiny"), "settings": Settings(backend="onnx")},
+            "Settings(backend='onnx') has no effect with engine=...",
+        ),
+    ],
+)
+def test_an_argument_that_would_be_ignored_or_cannot_be_used_is_refused(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        ParakeetMLXSTTService(**arguments)
+
+
+def test_pipecats_own_arguments_are_accepted() -> None:
+    stt = ParakeetMLXSTTService(name="ears", audio_passthrough=False, settings=Settings())
+    assert stt.name == "ears"
 
 
 async def test_eight_services_on_one_model_hear_what_one_alone_hears(backend: str) -> None:

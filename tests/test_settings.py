@@ -123,3 +123,19 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARAKEET_WYOMING_PORT", "")
     assert load_settings(ServerSettings) == ServerSettings()
     assert load_settings().model == ParakeetSettings.model_fields["model"].default
+
+
+@pytest.mark.parametrize(
+    ("other", "value", "message"),
+    [
+        ("BACKEND", "onnx", "PARAKEET_STREAMING='upstream' with PARAKEET_BACKEND='onnx'"),
+        ("BOOST", "Ada", "PARAKEET_STREAMING='upstream' with PARAKEET_BOOST={'Ada': 3.0}"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_when_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, other: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv("PARAKEET_STREAMING", "upstream")
+    monkeypatch.setenv(f"PARAKEET_{other}", value)
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        load_settings()

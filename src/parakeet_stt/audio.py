@@ -252,8 +252,10 @@ class AudioFile:
             AudioError: No such file, or nothing here can decode it; the message says what is
                 missing.
         """
-        if not self._path.is_file():
+        if not self._path.exists():
             raise AudioError(f"no such audio file: {self._name}")
+        if not self._path.is_file():
+            raise AudioError(f"{self._name} is a folder or a device: expected an audio file")
         if self._path.stat().st_size == 0:
             raise AudioError(f"{self._name} is empty")
         try:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
-from typing import Any
+import difflib
+import inspect
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from loguru import logger
 from pipecat.frames.frames import (
@@ -20,6 +22,8 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterimTranscriptionFrame,
+    ServiceSwitcherRequestMetadataFrame,
+    SpeechControlParamsFrame,
     STTMuteFrame,
     TranscriptionFrame,
     VADUserStartedSpeakingFrame,
@@ -32,7 +36,7 @@ from pipecat.transcriptions.language import Language
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
-from pipecat.utils.types import NOT_GIVEN, NotGiven
+from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
 from parakeet_stt.audio import Resampler, pcm16
 from parakeet_stt.engine import Engine
@@ -47,7 +51,7 @@ from parakeet_stt.errors import (
 )
 from parakeet_stt.events import Failed, Final
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.session import HISTORY_SECONDS, Session, SessionState
+from parakeet_stt.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS, Session, SessionState
 from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
 
@@ -57,8 +61,8 @@ PARAKEET_TTFS_P99 = 0.35
 is added for larger models. ``parakeet-stt bench pipecat`` prints your machine's."""
 
 SETUP_SECONDS = 10.0
-"""How long :meth:`ParakeetMLXSTTService.setup` waits for the model. Pipecat tears a pipeline down
-whose setup takes 20 s; a download goes on behind it, and audio waits for it."""
+"""Maximum time that :meth:`ParakeetMLXSTTService.setup` waits for the model, in seconds. Pipecat
+cancels a pipeline whose setup takes 20 s. Loading continues after it, and audio is kept."""
 
 STALL_SECONDS = 1.0
 """After so long without audio in the middle of speech, what was heard is made final."""
@@ -66,6 +70,10 @@ STALL_SECONDS = 1.0
 _FINISH_SECONDS = 30.0  # Most that the end of a pipeline waits for the last final.
 _FAILURES_IN_A_ROW = 3  # So many, and the service says that it is no longer usable.
 _VAD_START_SECS = 0.2  # Pipecat's default, which the pre-roll's default is made for.
+_VAD_EXPECTED_SECONDS = 10.0  # Audio without a frame from any VAD, before a warning.
+# After an overflow, audio is accepted again below this share of the maximum backlog: one long gap
+# instead of one after every frame.
+_RESUME_SHARE = 0.9
 
 _MODEL_FIELDS = ("model", "backend", "precision", "device")
 
@@ -115,6 +123,9 @@ _FIELDS = (
     "min_confidence",
     "preroll_ms",
 )
+_SETTINGS = (*_FIELDS, "language")
+
+_Result = TypeVar("_Result", Hypothesis, Transcript)
 
 
 class ParakeetMLXSTTService(STTService):
@@ -133,8 +144,13 @@ class ParakeetMLXSTTService(STTService):
             with.
         **kwargs: For :class:`pipecat.services.stt_service.STTService`.
 
+    Event handlers:
+        on_connected: Called when a model is ready, at the start or after a change of settings.
+        on_connection_error: Called with a message when the model cannot be loaded. The service
+            pushes a permanent error as well.
+
     Raises:
-        ConfigurationError: A setting that cannot be used.
+        ConfigurationError: An unknown argument, or a setting that cannot be used.
 
     Example::
 
@@ -155,12 +171,14 @@ class ParakeetMLXSTTService(STTService):
         **kwargs: Any,
     ) -> None:
         """Initialize the service; arguments and errors as the class says."""
+        _check_arguments(type(self), engine, settings, kwargs)
         values = load_settings()
         complete = self.Settings(language=None, **{name: getattr(values, name) for name in _FIELDS})
         if engine is not None:
             complete.model = engine.source
         if settings is not None:
             complete.apply_update(settings)
+        complete.language = _as_language(complete.language)
         self._values = _validated(complete)
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
         self._engine = engine or _make_engine(self._values)
@@ -171,16 +189,22 @@ class ParakeetMLXSTTService(STTService):
         self._stall: asyncio.TimerHandle | None = None
         self._last_interim = ""
         self._failures = 0
+        self._loading: asyncio.Task[None] | None = None
+        self._ready: Engine | None = None  # The newest engine that was announced as ready.
+        # Seconds of audio while no VAD has sent a frame; None once one has.
+        self._seconds_without_vad: float | None = 0.0
+        self._refusal: Exception | None = None  # Why audio is not accepted at present.
+        self._refused_seconds = 0.0
 
     def can_generate_metrics(self) -> bool:
         """This service reports the time from the end of speech to the final."""
         return True
 
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
-        """Load the model off the event loop and open the session.
+        """Open the session and load the model off the event loop.
 
-        Raises:
-            ParakeetError: The model cannot be loaded. Pipecat makes that a permanent error.
+        Returns when the model is ready or has failed to load, at the latest after
+        :data:`SETUP_SECONDS`. Whenever loading fails, the service pushes a permanent error.
         """
         await super().setup(setup)
         values = self._values
@@ -188,27 +212,35 @@ class ParakeetMLXSTTService(STTService):
             _options(values), interval=_interval(values), preroll=values.preroll_ms / 1000
         )
         self._receiver = self.create_task(self._receive(self._session), "parakeet_events")
-        starting = self.create_task(self._start_engine(), "parakeet_load")
-        done, _ = await asyncio.wait([starting], timeout=SETUP_SECONDS)
-        if done:
-            starting.result()
-            return
-        logger.warning(
-            f"{self}: the model is not ready after {SETUP_SECONDS:.0f} s (a download?); what is "
-            f"said meanwhile will be transcribed as soon as it is"
-        )
-        starting.add_done_callback(self._started_late)
+        self._loading = self.create_task(self._load(), "parakeet_load")
+        _, late = await asyncio.wait([self._loading], timeout=SETUP_SECONDS)
+        if late:
+            logger.warning(
+                f"{self}: the model is not ready after {SETUP_SECONDS:.0f} s (a download?); speech "
+                f"is kept and transcribed when it is"
+            )
 
     async def stop(self, frame: EndFrame) -> None:
-        """Send the final of what is being said, then stop."""
+        """Send the final of the open segment, then stop.
+
+        If the model is not loaded yet, this does not wait for it: speech that was kept for the
+        model is reported as an error.
+        """
         if self._session is not None and self._session.state is not SessionState.CLOSED:
-            self._send_rest()
             try:
+                if not isinstance(self._refusal, BacklogError):
+                    self._send_rest()
+                if self._engine.model is None and self._session.lag:
+                    raise ModelUnavailableError(
+                        f"{self._session.lag:.1f} s of speech were waiting for the model, which "
+                        f"was not loaded when the pipeline ended"
+                    )
                 async with asyncio.timeout(_FINISH_SECONDS):
                     await self._session.finish()
             except (ParakeetError, TimeoutError) as error:
                 self._session.abort()
-                await self.push_error(f"the last words got no final: {error}", exception=error)
+                reason = str(error) or f"inference took more than {_FINISH_SECONDS:.0f} s"
+                await self.push_error(f"the last words got no final: {reason}", exception=error)
             await self._drain()
         await super().stop(frame)
 
@@ -227,6 +259,16 @@ class ParakeetMLXSTTService(STTService):
     ) -> None:
         """Note the audio's format, which ``run_stt`` is not told, and go on."""
         self._format = (frame.sample_rate or self.sample_rate, frame.num_channels or 1)
+        if self._seconds_without_vad is not None and not self._muted:
+            self._seconds_without_vad += self._seconds(frame.audio)
+            if self._seconds_without_vad >= _VAD_EXPECTED_SECONDS:
+                self._seconds_without_vad = None
+                logger.warning(
+                    f"{self}: {_VAD_EXPECTED_SECONDS:.0f} s of audio came without a frame from a "
+                    f"VAD, and nothing is transcribed without one. Put a VAD into the pipeline: "
+                    f"LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()), or a VADProcessor "
+                    f"in front of this service."
+                )
         await super().process_audio_frame(frame, direction)
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
@@ -239,6 +281,11 @@ class ParakeetMLXSTTService(STTService):
         if self._session is None or self._session.state is SessionState.CLOSED:
             return
         rate, channels = self._format
+        seconds = self._seconds(audio)
+        resume = _RESUME_SHARE * MAX_BACKLOG_SECONDS
+        if isinstance(self._refusal, BacklogError) and self._session.lag > resume:
+            self._refused_seconds += seconds
+            return
         try:
             if self._resampler is None or self._resampler.rate != rate:
                 self._send_rest()
@@ -249,10 +296,21 @@ class ParakeetMLXSTTService(STTService):
                 self._watch_for_stall()
             self._session.send(samples)
         except (AudioError, BacklogError) as error:
-            await self.push_error(f"audio was not accepted: {error}", exception=error)
+            self._refused_seconds += seconds
+            if self._refusal is None:  # One error, not one for each frame.
+                self._refusal = error
+                await self.push_error(f"audio is not accepted: {error}", exception=error)
+        else:
+            if self._refusal is not None:
+                logger.warning(
+                    f"{self}: audio is accepted again; {self._refused_seconds:.2f} s were lost"
+                )
+                self._refusal, self._refused_seconds = None, 0.0
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Process a frame; muting ends the segment, since what follows it is not heard."""
+        if _shows_vad(frame):
+            self._seconds_without_vad = None
         await super().process_frame(frame, direction)
         if isinstance(frame, STTMuteFrame) and frame.mute:
             self._flush()
@@ -261,6 +319,8 @@ class ParakeetMLXSTTService(STTService):
         await super()._handle_vad_user_started_speaking(frame)
         if self._muted or self._session is None or self._session.state is SessionState.CLOSED:
             return
+        if not self.is_usable:
+            return  # Pipecat withholds the audio.
         late = max(0.0, frame.start_secs - _VAD_START_SECS)
         self._session.begin(self._values.preroll_ms / 1000 + late)
         self._watch_for_stall()
@@ -269,7 +329,7 @@ class ParakeetMLXSTTService(STTService):
         await super()._handle_vad_user_stopped_speaking(frame)
         if self._session is None or self._session.state is SessionState.CLOSED:
             return
-        if self._session.state is SessionState.IDLE and not self._muted:
+        if self._session.state is SessionState.IDLE and not self._muted and self.is_usable:
             # Speech whose start was not seen here: the service was switched to in its midst.
             self._session.begin(HISTORY_SECONDS)
         self._flush()
@@ -279,17 +339,21 @@ class ParakeetMLXSTTService(STTService):
     ) -> dict[str, Any]:
         """Apply changed settings, from the next segment on.
 
-        A model is loaded before anything is changed; where that fails, all stays as it was.
+        A new model is loaded before anything is changed; if that fails, all stays as it was. The
+        first model may still be loading: then it is checked with the new settings afterwards.
         """
         wanted = copy.copy(self._settings)
         wanted.extra = dict(wanted.extra)
-        wanted.apply_update(delta)
         try:
+            wanted.apply_update(delta)
+            wanted.language = _as_language(wanted.language)
             values = _validated(wanted)
             engine = self._engine
             if any(getattr(values, n) != getattr(self._values, n) for n in _MODEL_FIELDS):
                 engine = _make_engine(values)
-            await engine.check(_options(values))
+            is_loading = self._loading is not None and not self._loading.done()
+            if engine is not self._engine or not is_loading:
+                await engine.check(_options(values))
         except ParakeetError as error:
             await self.push_error(
                 f"settings were not changed: {error}",
@@ -298,6 +362,8 @@ class ParakeetMLXSTTService(STTService):
                 category=ErrorCategory.APPLICATION,
             )
             return {}
+        if is_given(delta.language):
+            delta.language = wanted.language
         changed = await super()._update_settings(delta)
         self._values, self._engine = values, engine
         if self._session is not None and self._session.state is not SessionState.CLOSED:
@@ -307,6 +373,11 @@ class ParakeetMLXSTTService(STTService):
                 preroll=values.preroll_ms / 1000,
                 engine=engine,
             )
+        if engine.model is not None:
+            await self._cancel_loading()  # The old model's, if it is still on its way.
+            await self._model_ready()
+        if changed.keys() & {"model", "language"}:
+            self._check_language()
         return changed
 
     def _classify_error(self, exception: Exception) -> ErrorCategory | None:
@@ -316,24 +387,43 @@ class ParakeetMLXSTTService(STTService):
             return ErrorCategory.CONNECTIVITY
         return super()._classify_error(exception)
 
-    async def _start_engine(self) -> None:
-        await self._engine.check(_options(self._values))
-
-    def _started_late(self, starting: asyncio.Task[None]) -> None:
-        if starting.cancelled():
-            return
-        error = starting.exception()
-        if error is None:
-            logger.info(f"{self}: the model is ready")
-            return
-        self.create_task(
-            self.push_error(
+    async def _load(self) -> None:
+        """Load the model and report the outcome: Pipecat's tasks drop exceptions."""
+        try:
+            await self._engine.start()
+            await self._engine.check(_options(self._values))  # Which may have changed meanwhile.
+        except Exception as error:
+            await self.push_error(
                 f"the model cannot be loaded: {error}",
-                exception=error if isinstance(error, Exception) else None,
+                exception=error,
                 force_treat_as_permanent=True,
-            ),
-            "parakeet_load_error",
-        )
+            )
+            await self._call_event_handler("on_connection_error", str(error))
+        else:
+            await self._model_ready()
+            self._check_language()
+
+    async def _model_ready(self) -> None:
+        """Announce that the engine's model is loaded, once for each engine."""
+        if self._ready is not self._engine:
+            self._ready = self._engine
+            logger.info(f"{self}: the model is ready")
+            await self._call_event_handler("on_connected")
+
+    def _check_language(self) -> None:
+        """Warn about a language that the model does not know."""
+        language, model = self._settings.language, self._engine.model
+        known = model.languages if model is not None else ()
+        if language and known and str(language).split("-")[0].lower() not in known:
+            logger.warning(
+                f"{self}: the language is set to {str(language)!r}, but {self._engine.source} "
+                f"transcribes {', '.join(known)} only"
+            )
+
+    async def _cancel_loading(self) -> None:
+        if self._loading is not None:
+            await self.cancel_task(self._loading)
+            self._loading = None
 
     async def _receive(self, session: Session) -> None:
         """Turn the session's events into frames, until it is closed."""
@@ -354,7 +444,7 @@ class ParakeetMLXSTTService(STTService):
         self._last_interim = text
         await self.push_frame(
             InterimTranscriptionFrame(
-                text, self._user_id, time_now_iso8601(), self._language(None), hypothesis
+                text, self._user_id, time_now_iso8601(), self._language(None), _as_lists(hypothesis)
             )
         )
         await self._handle_transcription(text, False, self._language(None))
@@ -374,7 +464,12 @@ class ParakeetMLXSTTService(STTService):
             return
         language = self._language(transcript)
         frame = TranscriptionFrame(
-            text, self._user_id, time_now_iso8601(), language, transcript, finalized=True
+            text,
+            self._user_id,
+            time_now_iso8601(),
+            language,
+            _as_lists(transcript),
+            finalized=True,
         )
         # A new turn's interruption empties the queues; the words before it were said all the same.
         frame.interruptible = False
@@ -407,6 +502,15 @@ class ParakeetMLXSTTService(STTService):
         except ValueError:
             return None
 
+    def _record_stt_audio_usage(self, audio: bytes | bytearray) -> None:
+        """Count audio in its own format; Pipecat's method assumes the pipeline's rate, and mono."""
+        self._stt_usage_pending_seconds += self._seconds(audio)
+
+    def _seconds(self, audio: bytes | bytearray) -> float:
+        """Length of 16-bit PCM in the format of the newest frame."""
+        rate, channels = self._format
+        return len(audio) / (2 * channels * rate)
+
     def _flush(self) -> None:
         """End the segment, if one is open; its final comes as an event."""
         self._cancel_stall()
@@ -435,11 +539,55 @@ class ParakeetMLXSTTService(STTService):
 
     async def _close(self) -> None:
         self._cancel_stall()
+        await self._cancel_loading()
         if self._session is not None:
             self._session.abort()
         if self._receiver is not None:
             await self.cancel_task(self._receiver)
             self._receiver = None
+
+
+def _check_arguments(
+    service: type[ParakeetMLXSTTService],
+    engine: Any,
+    settings: Any,
+    kwargs: Collection[str],
+) -> None:
+    """Check what the constructor was given: Pipecat accepts any keyword and ignores unknown ones.
+
+    Raises:
+        ConfigurationError: An unknown keyword, a value of the wrong type, or settings that the
+            engine contradicts.
+    """
+    known = {
+        name
+        for base in service.__mro__
+        if "__init__" in vars(base)
+        for name in inspect.signature(vars(base)["__init__"]).parameters
+    }
+    for name in kwargs:
+        if name in known:
+            continue
+        nearest = difflib.get_close_matches(name, (*_SETTINGS, *known), 1)
+        if nearest and nearest[0] not in _SETTINGS:
+            advice = f"did you mean {nearest[0]!r}?"
+        else:
+            example = nearest[0] if nearest else "model"
+            advice = f"settings are passed as settings={service.__name__}.Settings({example}=...)"
+        raise ConfigurationError(f"{service.__name__} has no argument {name!r}: {advice}")
+    if engine is not None and not isinstance(engine, Engine):
+        raise ConfigurationError(f"engine={engine!r}: expected a parakeet_stt.Engine")
+    if settings is not None and not isinstance(settings, ParakeetMLXSTTSettings):
+        raise ConfigurationError(f"settings={settings!r}: expected {service.__name__}.Settings")
+    if engine is None or settings is None:
+        return
+    for name in _MODEL_FIELDS:
+        value = getattr(settings, name, NOT_GIVEN)
+        if is_given(value) and not (name == "model" and value == engine.source):
+            raise ConfigurationError(
+                f"Settings({name}={value!r}) has no effect with engine=..., which has its model "
+                f"already: give {name} to the Engine instead"
+            )
 
 
 def _validated(settings: ParakeetMLXSTTSettings) -> ParakeetSettings:
@@ -448,7 +596,28 @@ def _validated(settings: ParakeetMLXSTTSettings) -> ParakeetSettings:
     Raises:
         ConfigurationError: A value cannot be used.
     """
+    if settings.extra:
+        raise ConfigurationError(
+            f"no such setting: {', '.join(settings.extra)}; expected {', '.join(_SETTINGS)}"
+        )
     return load_settings(**{name: getattr(settings, name) for name in _FIELDS})
+
+
+def _as_language(code: Any) -> Language | None:
+    """The language of a BCP 47 code in any case; None stays None.
+
+    Raises:
+        ConfigurationError: Pipecat has no such language.
+    """
+    if code is None:
+        return None
+    for language in Language:
+        if language.lower() == str(code).lower():
+            return language
+    raise ConfigurationError(
+        f"language={code!r}: expected a BCP 47 code such as 'en' or 'de-DE', or None for the "
+        f"model's own language"
+    )
 
 
 def _make_engine(values: ParakeetSettings) -> Engine:
@@ -467,3 +636,24 @@ def _options(values: ParakeetSettings) -> StreamOptions:
 
 def _interval(values: ParakeetSettings) -> float | None:
     return values.chunk_ms / 1000 if values.emit_partial else None
+
+
+def _shows_vad(frame: Frame) -> bool:
+    """Whether a frame shows that there is a VAD, or that it may have sent its frames to another
+    service of a switcher. Before anybody speaks, a VAD sends its parameters only."""
+    match frame:
+        case SpeechControlParamsFrame():
+            return frame.vad_params is not None
+        case VADUserStartedSpeakingFrame() | VADUserStoppedSpeakingFrame():
+            return True
+    return isinstance(frame, ServiceSwitcherRequestMetadataFrame)
+
+
+def _as_lists(result: _Result) -> _Result:
+    """Copy with lists for tuples: Pipecat's JSON bus drops tuples, with a warning for each."""
+    lists: Any = {
+        f.name: list(value)
+        for f in fields(result)
+        if isinstance(value := getattr(result, f.name), tuple)
+    }
+    return replace(result, **lists)

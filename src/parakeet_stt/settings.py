@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -147,6 +147,21 @@ class ParakeetSettings(BaseSettings):
     def _name_gpu(cls, value: Any) -> Any:
         return "gpu" if value in ("cuda", "mps") else value
 
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        """Refuse contradictory settings now, not when somebody first speaks."""
+        if self.streaming == "upstream" and self.backend == "onnx":
+            raise ValueError(
+                "PARAKEET_STREAMING='upstream' with PARAKEET_BACKEND='onnx': parakeet-mlx's "
+                "context needs backend 'mlx'; with 'onnx' use streaming 'windowed'"
+            )
+        if self.streaming == "upstream" and self.boost:
+            raise ValueError(
+                f"PARAKEET_STREAMING='upstream' with PARAKEET_BOOST={self.boost!r}: parakeet-mlx's "
+                f"context cannot boost phrases; use streaming 'windowed'"
+            )
+        return self
+
 
 def parse_boost(text: str) -> dict[str, float]:
     """Phrases as ``PARAKEET_BOOST`` has them, such as ``Ada Lovelace, Kubernetes:5``.
@@ -212,7 +227,7 @@ def load_settings(
             "; ".join(
                 f"{variable_name(str(item['loc'][0]))}={item['input']!r}: {item['msg']}"
                 if item["loc"]
-                else item["msg"]
+                else item["msg"].removeprefix("Value error, ")
                 for item in error.errors()
             )
         ) from error

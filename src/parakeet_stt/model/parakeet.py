@@ -219,10 +219,11 @@ def load_model(
         device=device,
         cache_dir=cache_dir,
     )
+    # The ONNX encoder must not bring MLX along where it is not wanted.
+    gpu = settings.backend != "onnx" and _mlx_has_gpu(settings.device)
+    # Without the lock: one model's download must not delay other models.
+    files = hub.find_model(settings.model, settings.backend, gpu, settings.cache_dir)
     with _loading:
-        # The ONNX encoder must not bring MLX along where it is not wanted.
-        gpu = settings.backend != "onnx" and _mlx_has_gpu(settings.device)
-        files = hub.find_model(settings.model, settings.backend, gpu, settings.cache_dir)
         if settings.device == "gpu" and files.backend == "mlx" and not gpu:
             raise ConfigurationError(
                 "PARAKEET_DEVICE='gpu': MLX has no GPU here; on NVIDIA it needs the extra `cuda`"
