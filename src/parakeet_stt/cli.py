@@ -69,7 +69,7 @@ def _log_to_stderr(level: str) -> None:
     logger.remove()
     logger.add(sys.stderr, level=level, format="<level>{level: <7}</level> {message}")
     # A download is worth knowing about whatever the level.
-    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.hub")
+    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.download")
 
 
 def _parser() -> argparse.ArgumentParser:
