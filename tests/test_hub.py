@@ -433,6 +433,28 @@ def test_a_folder_without_the_wanted_encoder_is_refused() -> None:
         load_model(GOLDEN / "models" / "tdt", backend="onnx")
 
 
+def test_special_pieces_of_a_vocabulary_are_no_text(tmp_path: Path) -> None:
+    folder = onnx_export(tmp_path / "export")
+    special = {"\u2581is 26": "<|en|> 26", "\u2581the 6": "<unk> 6", "y 211": "<0xFF> 211"}
+    special |= {"ic 47": "<0xC3> 47", "u 212": "<0xA9> 212"}
+    lines = (folder / "vocab.txt").read_text().splitlines()
+    assert RECORDINGS[0].text == "Why is the oven so difficult?"
+    (folder / "vocab.txt").write_text("\n".join(special.get(line, line) for line in lines))
+    model = load_model(folder)
+    transcript = model.transcribe(SAMPLES, boost={"<unk>": 10.0})
+    assert transcript.text == "Wh\ufffd oven so diffélt?"
+    assert [word.text for word in transcript.words] == ["Wh\ufffd", "oven", "so", "diffélt?"]
+    committed = ""
+    with model.transcribe_stream((256, 1)) as stream:
+        for start in range(0, len(SAMPLES), 1600):
+            hypothesis = stream.add_audio(SAMPLES[start : start + 1600])
+            assert not {*"<>|"} & {*hypothesis.text, *hypothesis.tentative}
+            assert hypothesis.committed.startswith(committed)
+            assert hypothesis.text.startswith(hypothesis.committed)
+            committed = hypothesis.committed
+        assert stream.finish().text == transcript.text
+
+
 @pytest.mark.parametrize("line", ["piece", "piece x"])
 def test_a_vocabulary_of_another_form_is_refused(tmp_path: Path, line: str) -> None:
     export = onnx_export(tmp_path / "export")
