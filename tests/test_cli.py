@@ -55,7 +55,10 @@ def test_several_files_are_told_apart() -> None:
         (("transcribe", "nothing.wav", "--model", "tiny"), "no such audio file: nothing.wav"),
         (("transcribe", "README.md", "--model", "tiny"), "README.md cannot be decoded"),
         (("transcribe", RECORDING.path, "--model", "nothing"), "no such model: 'nothing'"),
-        (("transcribe", RECORDING.path, "--model", "some/model"), "not cached and HF_HUB_OFFLINE"),
+        (
+            ("transcribe", RECORDING.path, "--model", "some/model"),
+            "not completely cached and HF_HUB_OFFLINE",
+        ),
         (("listen", "--audio", "nothing.wav", "--model", "tiny"), "no such audio file"),
         (("bench", "pipecat", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
         (("bench", "load", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),

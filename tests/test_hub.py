@@ -325,6 +325,27 @@ def test_what_another_program_has_cached_is_used_if_complete_and_completed_if_no
     assert [r.file for r in large.requests if r.method == "GET"] == ["list", name]
 
 
+def test_a_file_is_kept_once_where_there_are_no_symbolic_links(
+    large: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    folder = find_model("somebody/large", "onnx", False, tmp_path).folder
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(path.is_symlink() for path in files)
+    size = (folder / "weights.bin").stat().st_size
+    assert [path for path in files if path.stat().st_size == size] == [folder / "weights.bin"]
+
+
+def test_weights_that_are_damaged_on_the_hub_are_refused(server: Hub, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"nothing")
+    config = MLX_FILES["config.json"]
+    server.repositories["somebody/damaged"] = {"config.json": config, "model.safetensors": damaged}
+    for _ in range(2):
+        with pytest.raises(ModelFormatError, match=r"model.safetensors cannot be read"):
+            load_model("somebody/damaged", backend="mlx", cache_dir=tmp_path)
+
+
 def test_two_that_need_the_same_model_at_once_download_it_once(large: Hub, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         both = [pool.submit(find_model, "somebody/large", "onnx", False, tmp_path) for _ in "ab"]
@@ -364,7 +385,9 @@ def test_no_network_and_nothing_cached_is_explained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelUnavailableError, match="not cached and HF_HUB_OFFLINE is set"):
+    with pytest.raises(
+        ModelUnavailableError, match="not completely cached and HF_HUB_OFFLINE is set"
+    ):
         find_model("somebody/model", "auto", False, tmp_path)
 
 

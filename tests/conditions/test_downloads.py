@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RECORDINGS
-from hub_server import Hold, Hub, files_of, hub_server, large_onnx_export
+from hub_server import TINY, Hold, Hub, files_of, hub_server, large_onnx_export
 from huggingface_hub import constants
 
 RECORDING = RECORDINGS[0]
@@ -34,7 +34,10 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(export: Path) -> Iterator[Hub]:
     with hub_server() as hub:
-        hub.repositories = {"somebody/onnx": files_of(export)}
+        hub.repositories = {
+            "somebody/mlx": files_of(TINY, "config.json", "model.safetensors"),
+            "somebody/onnx": files_of(export),
+        }
         yield hub
 
 
@@ -117,17 +120,25 @@ def test_a_signal_ends_a_download_and_the_next_start_completes_it(
         assert continued == [""]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_server_that_downloads_its_model(
-    hub: Hub, machine: Machine, number: signal.Signals
+@pytest.mark.parametrize(
+    ("number", "backend", "file"),
+    [(signal.SIGTERM, "onnx", DATA), (signal.SIGINT, "mlx", "model.safetensors")],
+)
+def test_a_signal_ends_a_server_that_downloads_its_model_and_the_next_start_completes_it(
+    hub: Hub, machine: Machine, number: signal.Signals, backend: str, file: str
 ) -> None:
-    hub.hold = Hold("GET", DATA, bytes=HALF)
-    process = machine.start("serve", "--port", 0, "--model", "somebody/onnx", **NEVER)
+    model = f"somebody/{backend}"
+    hub.hold = Hold("GET", file, bytes=1_000_000)
+    command = ("serve", "--port", 0, "--model", model, "--backend", backend)
+    process = machine.start(*command, **NEVER)
     assert hub.held.wait(60)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
+    hub.release()
+    code, text, err = machine.transcribe(model, PARAKEET_BACKEND=backend)
+    assert (code, text) == (0, RECORDING.text), err
 
 
 def test_a_disk_that_fills_up_is_explained_and_the_next_start_continues(
@@ -154,4 +165,6 @@ def test_without_a_network_the_error_is_all_that_is_printed(machine: Machine) ->
     code, _, err = machine.transcribe("somebody/onnx", HF_ENDPOINT=address)
     assert code == 1
     (line,) = err.splitlines()
-    assert line.startswith("error: somebody/onnx is not cached and cannot be downloaded: ")
+    assert line.startswith(
+        "error: somebody/onnx is not completely cached and cannot be downloaded: "
+    )

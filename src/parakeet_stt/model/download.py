@@ -78,7 +78,7 @@ class Repository:
         return f"{self.id}@{self.revision}" if pinned else self.id
 
     @property
-    def snapshot(self) -> Path | None:
+    def _snapshot(self) -> Path | None:
         """Folder of the revision's files, as far as they are cached; None before any download."""
         commit: str | None = self.revision
         if not _COMMIT.fullmatch(self.revision):
@@ -93,7 +93,7 @@ class Repository:
         Decided by the sizes that the hub listed. If another program cached the files, no sizes are
         recorded; then by what the files themselves say.
         """
-        snapshot = self.snapshot
+        snapshot = self._snapshot
         if snapshot is None:
             return None
         sizes = self._read_sizes(snapshot.name)
@@ -166,6 +166,8 @@ class Repository:
             if not _is_whole(pointer, size):
                 pointer.unlink(missing_ok=True)
             hf_hub_download(self.id, name, revision=commit, cache_dir=self._cache)
+            if not pointer.is_symlink():  # Without symbolic links (Windows) it is a copy.
+                blob.unlink(missing_ok=True)
 
     def _check(self, partial: Path, name: str, size: int | None, etag: str) -> None:
         """Compare a received file with what the hub announced; delete it if it differs."""
@@ -234,7 +236,7 @@ def missing_file(folder: Path, files: list[str], sizes: Sizes | None = None) -> 
             if path.suffix == ".onnx":
                 minimum |= external_data(path)
                 files += [other for other in minimum if other not in files]
-            elif path.suffix == ".safetensors":
+            elif path.suffix == ".safetensors" and sizes is None:
                 with safetensors.safe_open(path, framework="numpy"):
                     pass
         except (safetensors.SafetensorError, ModelFormatError):
@@ -309,8 +311,8 @@ def _explained(repository: Repository) -> Iterator[None]:
         ) from error
     except OfflineModeIsEnabled as error:
         raise ModelUnavailableError(
-            f"{repository} is not cached and HF_HUB_OFFLINE is set. Unset it to download it, or "
-            f"give a folder that holds the model; 'tiny' needs no network."
+            f"{repository} is not completely cached and HF_HUB_OFFLINE is set. Unset it to download "
+            f"the model, or give a folder that holds it; 'tiny' needs no network."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no"
@@ -326,6 +328,6 @@ def _explained(repository: Repository) -> Iterator[None]:
                 f"continues where it stopped."
             ) from error
         raise ModelUnavailableError(
-            f"{repository} is not cached and cannot be downloaded: {error}. Check the network, or "
-            f"give a folder that holds the model; 'tiny' needs no network."
+            f"{repository} is not completely cached and cannot be downloaded: {error}. Check the "
+            f"network, or give a folder that holds the model; 'tiny' needs no network."
         ) from error
