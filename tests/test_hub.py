@@ -346,6 +346,15 @@ def test_weights_that_are_damaged_on_the_hub_are_refused(server: Hub, tmp_path: 
             load_model("somebody/damaged", backend="mlx", cache_dir=tmp_path)
 
 
+def test_data_that_is_too_short_on_the_hub_is_refused(large: Hub, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(bytes(1000))
+    large.repositories["somebody/large"]["weights.bin"] = short
+    for _ in range(2):
+        with pytest.raises(ModelFormatError, match=r"cannot be loaded by ONNX Runtime"):
+            load_model("somebody/large", cache_dir=tmp_path, backend="onnx")
+
+
 def test_two_that_need_the_same_model_at_once_download_it_once(large: Hub, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         both = [pool.submit(find_model, "somebody/large", "onnx", False, tmp_path) for _ in "ab"]

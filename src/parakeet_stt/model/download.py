@@ -165,7 +165,7 @@ class Repository:
             pointer = self._folder / "snapshots" / commit / name
             if not _is_whole(pointer, size):
                 pointer.unlink(missing_ok=True)
-            hf_hub_download(self.id, name, revision=commit, cache_dir=self._cache)
+            hf_hub_download(self.id, name, revision=commit, cache_dir=self.cache)
             if not pointer.is_symlink():  # Without symbolic links (Windows) it is a copy.
                 blob.unlink(missing_ok=True)
 
@@ -187,12 +187,13 @@ class Repository:
             )
 
     @property
-    def _cache(self) -> Path:
+    def cache(self) -> Path:
+        """The folder in which repositories are cached."""
         return (self.cache_dir or Path(constants.HF_HUB_CACHE)).expanduser()
 
     @property
     def _folder(self) -> Path:
-        return self._cache / f"models--{self.id.replace('/', '--')}"
+        return self.cache / f"models--{self.id.replace('/', '--')}"
 
     @property
     def _own_folder(self) -> Path:
@@ -230,20 +231,25 @@ def missing_file(folder: Path, files: list[str], sizes: Sizes | None = None) -> 
         path = folder / name
         if not _is_whole(path, sizes.get(name) if sizes else None):
             return name
-        if path.stat().st_size < minimum.get(name, 0):
+        if sizes is None and not _looks_whole(path, minimum.get(name, 0)):
             return name
-        try:
-            if path.suffix == ".onnx":
-                minimum |= external_data(path)
-                files += [other for other in minimum if other not in files]
-            elif path.suffix == ".safetensors" and sizes is None:
-                with safetensors.safe_open(path, framework="numpy"):
-                    pass
-        except (safetensors.SafetensorError, ModelFormatError):
-            if sizes is None:
-                return name
-            raise
+        if path.suffix == ".onnx":
+            minimum |= external_data(path)
+            files += [other for other in minimum if other not in files]
     return None
+
+
+def _looks_whole(path: Path, minimum: int) -> bool:
+    """Whether a file has a minimum size and, if it is one with weights, can be opened."""
+    try:
+        if path.suffix == ".onnx":
+            external_data(path)
+        elif path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="numpy"):
+                pass
+    except (safetensors.SafetensorError, ModelFormatError):
+        return False
+    return path.stat().st_size >= minimum
 
 
 def _is_whole(path: Path, size: int | None) -> bool:
@@ -311,8 +317,8 @@ def _explained(repository: Repository) -> Iterator[None]:
         ) from error
     except OfflineModeIsEnabled as error:
         raise ModelUnavailableError(
-            f"{repository} is not completely cached and HF_HUB_OFFLINE is set. Unset it to download "
-            f"the model, or give a folder that holds it; 'tiny' needs no network."
+            f"{repository} is not completely cached and HF_HUB_OFFLINE is set. Unset it to "
+            f"download the model, or give a folder that holds it; 'tiny' needs no network."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no"
@@ -322,10 +328,9 @@ def _explained(repository: Repository) -> Iterator[None]:
     except _UNREACHABLE as error:
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             raise ModelUnavailableError(
-                f"the disk is full: {repository} does not fit into "
-                f"{repository._cache} ({error.strerror}). Free some "
-                f"space, or set PARAKEET_CACHE_DIR to a folder on another disk; the download "
-                f"continues where it stopped."
+                f"{repository} does not fit into {repository.cache}: {error.strerror}. Free some "
+                f"space, or set PARAKEET_CACHE_DIR to a folder on another disk; the next start "
+                f"continues the download."
             ) from error
         raise ModelUnavailableError(
             f"{repository} is not completely cached and cannot be downloaded: {error}. Check the "

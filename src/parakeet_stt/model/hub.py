@@ -237,9 +237,7 @@ def _choices(source: str, backend: Backend, has_gpu: bool, cache_dir: Path | Non
     known = _known(name)
     if known is None or at:
         _check_id(source, known)
-        repository = (
-            Repository(name, revision, cache_dir) if at else Repository(name, cache_dir=cache_dir)
-        )
+        repository = Repository(name, revision or "main", cache_dir)
         return [_Choice(repository, backend, has_gpu)]
     mlx = _Choice(Repository(known.mlx, cache_dir=cache_dir), "mlx", has_gpu)
     if known.onnx is None:
