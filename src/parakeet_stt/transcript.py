@@ -22,6 +22,8 @@ WORD_MARK = "\u2581"
 # text, in angle brackets. `joined` may put a mark before a byte.
 _SPECIAL = re.compile(f"({WORD_MARK}?)<(?:0x([0-9A-Fa-f]{{2}})|[^<>\\s]+)>")
 
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
 # Two lines of 42 characters for seven seconds, as broadcasters have it.
 _CUE_CHARACTERS = 84
 _CUE_SECONDS = 7.0
@@ -286,16 +288,16 @@ def spelled(tokens: Iterable[Token]) -> Iterator[tuple[str, tuple[Token, ...]]]:
     :data:`WORD_MARK`. Control tokens such as ``<unk>`` and ``<|en|>`` have no text and are left
     out. Byte tokens such as ``<0xC3>`` are joined to characters; invalid bytes become U+FFFD.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = _Utf8Decoder("replace")
     lead, waiting = "", list[Token]()  # Of a character: the space before it, its tokens so far.
     for token in tokens:
         text, byte = _spelling(token.piece)
         if text and waiting:
             yield lead + decoder.decode(b"", final=True), tuple(waiting)
             lead, waiting = "", []
+        if text and not byte:
+            yield text, (token,)
         if not byte:
-            if text:
-                yield text, (token,)
             continue
         lead += text
         waiting.append(token)
@@ -325,7 +327,6 @@ def _spelling(piece: str) -> tuple[str, bytes]:
 
 def _complete(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     """The tokens without those of a last character that further bytes may complete."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     last = list[tuple[int, bytes]]()  # The last bytes, newest first: a character has up to four.
     for index in range(len(tokens) - 1, -1, -1):
         text, byte = _spelling(tokens[index].piece)
@@ -333,6 +334,9 @@ def _complete(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
             last.append((index, byte))
         if text or (byte and len(last) == 3):
             break
+    if not last:
+        return tokens
+    decoder = _Utf8Decoder("replace")
     decoder.decode(b"".join(byte for _, byte in reversed(last)))
     missing = len(decoder.getstate()[0])
     return tokens[: last[missing - 1][0]] if missing else tokens
