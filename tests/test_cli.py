@@ -55,7 +55,10 @@ def test_several_files_are_told_apart() -> None:
         (("transcribe", "nothing.wav", "--model", "tiny"), "no such audio file: nothing.wav"),
         (("transcribe", "README.md", "--model", "tiny"), "README.md cannot be decoded"),
         (("transcribe", RECORDING.path, "--model", "nothing"), "no such model: 'nothing'"),
-        (("transcribe", RECORDING.path, "--model", "some/model"), "not cached and the hub cannot"),
+        (
+            ("transcribe", RECORDING.path, "--model", "some/model"),
+            "not completely cached and HF_HUB_OFFLINE",
+        ),
         (("listen", "--audio", "nothing.wav", "--model", "tiny"), "no such audio file"),
         (("bench", "pipecat", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
         (("bench", "load", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
@@ -90,15 +93,33 @@ def test_models_lists_what_is_bundled_and_known() -> None:
         assert name in done.stdout
 
 
-def test_the_doctor_looks_at_everything_and_hears_the_self_test() -> None:
-    done = parakeet("doctor", PARAKEET_CHUNK_MS="80")
+def test_the_doctor_looks_at_everything_and_hears_the_self_test(tmp_path: Path) -> None:
+    done = parakeet("doctor", PARAKEET_CHUNK_MS="80", PARAKEET_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stdout
     for subject in ("python", "packages", "device", "BLAS", "onnx test", "mlx test", "microphone"):
         assert subject in done.stdout
     assert done.stdout.count("'Turn on the lamp in the kitchen, please.'") == 2
     assert "GFLOP/s" in done.stdout or sys.platform != "linux"
+    assert "mlx-community/parakeet-tdt-0.6b-v2 is not downloaded yet" in done.stdout
     assert "HF_HUB_OFFLINE is set" in done.stdout
     assert "PARAKEET_CHUNK_MS=80" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"PARAKEET_MODEL": "/nope"}, "no such model: '/nope'"),
+        ({"PARAKEET_MODEL": "tiny", "PARAKEET_BACKEND": "foo"}, "PARAKEET_BACKEND='foo'"),
+    ],
+)
+def test_the_doctor_finds_a_model_or_setting_that_cannot_be_used(
+    variables: dict[str, str], reason: str
+) -> None:
+    done = parakeet("doctor", **variables)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("no ")]
+    assert line.startswith("no  model")
+    assert reason in line
 
 
 def test_listening_to_a_recording_prints_its_finals() -> None:

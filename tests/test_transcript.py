@@ -7,7 +7,7 @@ import json
 import pytest
 
 from parakeet_stt import Hypothesis, Token, Transcript
-from parakeet_stt.transcript import joined
+from parakeet_stt.transcript import joined, spelled
 
 PIECES = [
     "\u2581He",
@@ -122,3 +122,88 @@ def test_a_hypothesis_that_commits_more_says_the_same_as_one_made_at_once() -> N
         made.committed,
         made.tentative,
     )
+
+
+def tokens_of(*pieces: str) -> tuple[Token, ...]:
+    """Tokens of half a second each, the later the less certain."""
+    return tuple(Token(i, piece, i / 2, i / 2 + 0.5, 1 - i / 100) for i, piece in enumerate(pieces))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (("\u2581caf", "<0xC3>", "<0xA9>", "s"), "cafés"),
+        (("\u2581", "<0xC3>", "<0x89>", "t", "\u2581"), "Ét"),
+        (("\u2581ok", "\u2581", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "<0x21>"), "ok 😀!"),
+        (("\u2581caf", "<0xC3>", "<|fr|>", "<unk>", "<0xA9>"), "café"),
+        (("\u2581a", "<0xFF>", "b"), "a\ufffdb"),
+        (("\u2581a", "<0xE2>", "<0x82>", "\u2581b"), "a\ufffd b"),
+        (("\u2581a", "<0xC3>", "<0xC3>", "<0xA9>"), "a\ufffdé"),
+        (("\u2581a", "<0xC3>"), "a\ufffd"),
+        (("<|startoftranscript|>", "<|en|>", "\u2581yes", "<unk>", ".", "</s>", "<EOU>"), "yes."),
+        (("\u2581a", "\u2581<", "\u25813", "\u2581>", "\u2581b"), "a < 3 > b"),
+        (("<|nospeech|>",), ""),
+    ],
+)
+def test_bytes_are_joined_to_characters_and_control_tokens_left_out(
+    pieces: tuple[str, ...], text: str
+) -> None:
+    transcript = Transcript(tokens_of(*pieces))
+    assert transcript.text == text
+    assert " ".join(word.text for word in transcript.words) == text
+    assert "".join(part for part, _ in spelled(transcript.tokens)).strip() == text
+    hypothesis = Hypothesis(transcript.tokens[:1], transcript.tokens[1:])
+    assert hypothesis.text == text.removesuffix("\ufffd"), "the next token may complete it"
+
+
+def test_control_tokens_change_no_time_or_confidence_of_a_word() -> None:
+    transcript = Transcript(tokens_of("<|en|>", "\u2581yes", "<unk>", "\u2581n", "o", "<|pnc|>"))
+    yes, no = transcript.words
+    assert (yes.start, yes.end, yes.confidence) == (0.5, 1.0, 0.99)
+    assert (no.start, no.end, no.confidence) == (1.5, 2.5, 0.96)
+
+
+def test_a_character_of_several_tokens_is_one_part() -> None:
+    tokens = tokens_of("\u2581caf", "<0xC3>", "<|fr|>", "<0xA9>", "\u2581ok")
+    assert list(spelled(tokens)) == [
+        (" caf", (tokens[0],)),
+        ("é", (tokens[1], tokens[3])),
+        (" ok", (tokens[4],)),
+    ]
+
+
+def test_committed_text_has_no_part_of_a_character() -> None:
+    pieces = ("\u2581caf", "<0xC3>", "<|fr|>", "<0xA9>", "\u2581", "<0xF0>", "<0x9F>", "<0x98>")
+    tokens = (*tokens_of(*pieces, "<0x80>", "\u2581ok"),)
+    texts = [
+        "",
+        "caf",
+        "caf",
+        "caf",
+        "café",
+        "café",
+        "café",
+        "café",
+        "café",
+        "café 😀",
+        "café 😀 ok",
+    ]
+    hypothesis = Hypothesis()
+    for count, committed in enumerate(texts):
+        if count:
+            hypothesis = hypothesis.followed_by(tokens[count - 1 : count], tokens[count:], 9.0)
+        else:
+            hypothesis = hypothesis.followed_by((), tokens, 9.0)
+        assert hypothesis.committed == committed
+        assert hypothesis.text == "café 😀 ok"
+        assert f"{hypothesis.committed}{hypothesis.tentative}".replace(" ", "") == "café😀ok"
+        assert [word.text for word in hypothesis.words] == ["café", "😀", "ok"]
+    # What the next token may complete is not shown yet.
+    assert Hypothesis((), tokens[:2]).text == "caf"
+
+
+def test_transcripts_that_begin_with_a_byte_or_a_control_token_are_joined() -> None:
+    first = Transcript(tokens_of("\u2581yes"))
+    second = Transcript(tokens_of("<|en|>", "<0xC3>", "<0xA9>", "t"))
+    assert joined([first, Transcript(tokens_of("<unk>")), second]).text == "yes ét"
+    assert [word.text for word in joined([first, second]).words] == ["yes", "ét"]

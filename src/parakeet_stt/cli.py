@@ -69,7 +69,7 @@ def _log_to_stderr(level: str) -> None:
     logger.remove()
     logger.add(sys.stderr, level=level, format="<level>{level: <7}</level> {message}")
     # A download is worth knowing about whatever the level.
-    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.hub")
+    logger.add(sys.stderr, level="INFO", format="{message}", filter="parakeet_stt.model.download")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,7 +225,9 @@ def _models(arguments: argparse.Namespace) -> int:
             table.add_row("", encoder, "cached" if is_cached(repository, cache) else "", repository)
     _out.print(table)
     _out.print(
-        "\nAny other Hugging Face id or folder in parakeet-mlx's or onnx-asr's layout works."
+        "\nNVIDIA's ids (nvidia/parakeet-…) are names of the same models. Any other Hugging Face "
+        "id, also owner/name@revision, or folder in parakeet-mlx's or onnx-asr's layout works.",
+        soft_wrap=True,
     )
     return 0
 

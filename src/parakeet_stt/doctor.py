@@ -15,6 +15,7 @@ from pathlib import Path
 
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.model import blas
+from parakeet_stt.settings import load_settings
 
 _PACKAGES = ("pipecat-ai", "parakeet-mlx", "mlx", "onnxruntime", "numpy", "soxr")
 
@@ -55,6 +56,7 @@ def examine() -> Iterator[Check]:
     yield _device()
     yield _blas()
     yield from _backends()
+    yield _model()
     yield _microphone()
     yield _hub()
 
@@ -123,6 +125,35 @@ def _backends() -> Iterator[Check]:
             f"{model.encoder.precision})",
             text == SELF_TEST_TEXT,
         )
+
+
+def _model() -> Check:
+    """Load the configured model, unless it would have to be downloaded, and transcribe."""
+    from parakeet_stt.audio import read_audio
+    from parakeet_stt.model import hub
+    from parakeet_stt.model.parakeet import load_model
+
+    try:
+        settings = load_settings()
+        gpu = settings.backend != "onnx" and settings.device != "cpu" and _mlx_has_gpu()
+        found = hub.cached_model(settings.model, settings.backend, gpu, settings.cache_dir)
+        if found is None:
+            return Check(
+                "model", f"{settings.model} is not downloaded yet; the first start does that", None
+            )
+        model = load_model()
+        text = model.transcribe(read_audio(SELF_TEST)).text
+    except (ParakeetError, ImportError) as error:
+        return Check("model", str(error), False)
+    return Check("model", f"{settings.model}: {model!r} heard {text!r}", True)
+
+
+def _mlx_has_gpu() -> bool:
+    try:
+        from parakeet_stt.model.mlx_encoder import has_gpu
+    except ImportError:
+        return False
+    return has_gpu()
 
 
 def _microphone() -> Check:

@@ -43,7 +43,8 @@ class ParakeetSettings(BaseSettings):
     model: str = Field(
         DEFAULT_MODEL,
         min_length=1,
-        description="The model: `tiny` (bundled), a known name, a Hugging Face id or a folder.",
+        description="The model: `tiny` (bundled), a known name, a Hugging Face id (also "
+        "`owner/name@revision`) or a folder.",
     )
     backend: Backend = Field(
         "auto",

@@ -6,15 +6,23 @@ tokens were found.
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import fmean
 from typing import Any
 
 WORD_MARK = "\u2581"
 """SentencePiece's mark for the space before a word."""
+
+# SentencePiece writes bytes of characters that are not in the vocabulary, and symbols that are no
+# text, in angle brackets. `joined` may put a mark before a byte.
+_SPECIAL = re.compile(f"({WORD_MARK}?)<(?:0x([0-9A-Fa-f]{{2}})|[^<>\\s]+)>")
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 # Two lines of 42 characters for seven seconds, as broadcasters have it.
 _CUE_CHARACTERS = 84
@@ -212,17 +220,22 @@ class Hypothesis:
         """The hypothesis that commits more than this one, whose text is not put together again."""
         tokens = self.committed_tokens + committed if committed else self.committed_tokens
         following = Hypothesis(tokens, tentative, end)
-        following.__dict__["_said"] = self._said + _spaced(committed)
+        following.__dict__["_said"] = self._said + _spaced(_complete((*self._open, *committed)))
         return following
 
     @cached_property
     def _said(self) -> str:
-        return _spaced(self.committed_tokens)
+        return _spaced(_complete(self.committed_tokens))
+
+    @property
+    def _open(self) -> tuple[Token, ...]:
+        """The committed tokens of a character whose other bytes are not committed yet."""
+        return self.committed_tokens[len(_complete(self.committed_tokens)) :]
 
     @property
     def text(self) -> str:
         """The whole text of the segment so far."""
-        return (self._said + _spaced(self.tentative_tokens)).strip()
+        return (self._said + _spaced(_complete((*self._open, *self.tentative_tokens)))).strip()
 
     @property
     def committed(self) -> str:
@@ -237,7 +250,7 @@ class Hypothesis:
     @property
     def words(self) -> tuple[Word, ...]:
         """The words so far, with their times and confidences."""
-        return words_of((*self.committed_tokens, *self.tentative_tokens))
+        return words_of(_complete((*self.committed_tokens, *self.tentative_tokens)))
 
 
 def joined(transcripts: Sequence[Transcript]) -> Transcript:
@@ -249,11 +262,11 @@ def joined(transcripts: Sequence[Transcript]) -> Transcript:
         return Transcript(())
     tokens: list[Token] = []
     for transcript in transcripts:
-        first, *others = transcript.tokens or (None,)
-        if first is not None:
-            begins = first.piece.startswith((WORD_MARK, " "))
-            tokens.append(first if begins else replace(first, piece=WORD_MARK + first.piece))
-        tokens += others
+        found = list(transcript.tokens)
+        index = next((i for i, token in enumerate(found) if any(_spelling(token.piece))), None)
+        if index is not None and not found[index].piece.startswith((WORD_MARK, " ")):
+            found[index] = replace(found[index], piece=WORD_MARK + found[index].piece)
+        tokens += found
     languages = {t.language for t in transcripts if t.tokens and t.language}
     return Transcript(
         tuple(tokens),
@@ -269,32 +282,94 @@ def text_of(tokens: Iterable[Token]) -> str:
 
 
 def has_words(tokens: Iterable[Token]) -> bool:
-    """Whether there is a letter or a digit in the text of a run of tokens, not just punctuation."""
-    return any(character.isalnum() for character in text_of(tokens))
+    """Whether there is a letter or a digit in the text of tokens, and not just punctuation."""
+    return any(any(map(str.isalnum, text)) for text, _ in spelled(tokens))
+
+
+def spelled(tokens: Iterable[Token]) -> Iterator[tuple[str, tuple[Token, ...]]]:
+    """Yield the text of tokens in parts, each with the tokens that it is made of.
+
+    This is the only way from tokens to text. A token is one part, with a space for
+    :data:`WORD_MARK`. Control tokens such as ``<unk>`` and ``<|en|>`` have no text and are left
+    out. Byte tokens such as ``<0xC3>`` are joined to characters; invalid bytes become U+FFFD.
+    """
+    decoder = _Utf8Decoder("replace")
+    lead, waiting = "", list[Token]()  # Of a character: the space before it, its tokens so far.
+    for token in tokens:
+        text, byte = _spelling(token.piece)
+        if text and waiting:
+            yield lead + decoder.decode(b"", final=True), tuple(waiting)
+            lead, waiting = "", []
+        if text and not byte:
+            yield text, (token,)
+        if not byte:
+            continue
+        lead += text
+        waiting.append(token)
+        if text := decoder.decode(byte):
+            made = len(waiting) - len(decoder.getstate()[0])
+            yield lead + text, tuple(waiting[:made])
+            lead, waiting = "", waiting[made:]
+    if waiting:
+        yield lead + decoder.decode(b"", final=True), tuple(waiting)
+
+
+def is_text(piece: str) -> bool:
+    """Whether a piece of a vocabulary is text by itself: not a control token, not a byte."""
+    text, byte = _spelling(piece)
+    return bool(text) and not byte
+
+
+@lru_cache(maxsize=65536)
+def _spelling(piece: str) -> tuple[str, bytes]:
+    """The text of a piece and its byte, if it is one; neither for a control token."""
+    special = _SPECIAL.fullmatch(piece)
+    if special is None:
+        return piece.replace(WORD_MARK, " "), b""
+    mark, byte = special.groups()
+    return (" " if mark else "", bytes.fromhex(byte)) if byte else ("", b"")
+
+
+def _complete(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """The tokens without those of a last character that further bytes may complete."""
+    last = list[tuple[int, bytes]]()  # The last bytes, newest first: a character has up to four.
+    for index in range(len(tokens) - 1, -1, -1):
+        text, byte = _spelling(tokens[index].piece)
+        if byte and len(last) < 3:
+            last.append((index, byte))
+        if text or (byte and len(last) == 3):
+            break
+    if not last:
+        return tokens
+    decoder = _Utf8Decoder("replace")
+    decoder.decode(b"".join(byte for _, byte in reversed(last)))
+    missing = len(decoder.getstate()[0])
+    return tokens[: last[missing - 1][0]] if missing else tokens
 
 
 def _spaced(tokens: Iterable[Token]) -> str:
-    return "".join(token.piece for token in tokens).replace(WORD_MARK, " ")
+    return "".join(text for text, _ in spelled(tokens))
 
 
-def words_of(tokens: Sequence[Token]) -> tuple[Word, ...]:
-    """Group tokens into words: a piece that begins with a space begins a word."""
-    groups: list[list[Token]] = []
-    for token in tokens:
-        if not groups or token.piece.startswith((WORD_MARK, " ")):
+def words_of(tokens: Iterable[Token]) -> tuple[Word, ...]:
+    """Group tokens into words: a text that begins with a space begins a word."""
+    groups: list[list[tuple[str, tuple[Token, ...]]]] = []
+    for text, made_of in spelled(tokens):
+        if not groups or text.startswith(" "):
             groups.append([])
-        groups[-1].append(token)
-    words = (
-        Word(
-            text=text_of(group),
-            start=group[0].start,
-            end=max(token.end for token in group),
-            confidence=min(token.confidence for token in group),
-            tokens=tuple(group),
-        )
-        for group in groups
-    )
+        groups[-1].append((text, made_of))
+    words = (_word("".join(t for t, _ in g), [token for _, m in g for token in m]) for g in groups)
     return tuple(word for word in words if word.text)
+
+
+def _word(text: str, tokens: list[Token]) -> Word:
+    return Word(
+        text=text.strip(),
+        start=tokens[0].start,
+        end=max(token.end for token in tokens),
+        confidence=min(token.confidence for token in tokens),
+        tokens=tuple(tokens),
+    )
 
 
 def _shifted(tokens: tuple[Token, ...], seconds: float) -> tuple[Token, ...]:

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from loguru import logger
 
+from parakeet_stt.transcript import is_text
+
 Floats = npt.NDArray[np.float32]
 
 _WORD = "\u2581"
@@ -77,7 +79,7 @@ class Phrases:
 
     def __init__(self, vocabulary: tuple[str, ...], weights: Mapping[str, float]) -> None:
         self._pieces = _trie_of(vocabulary)
-        self._letters = set("".join(map(_folded, vocabulary)))
+        self._letters = set("".join(map(_folded, filter(is_text, vocabulary))))
         self._start = _Letter()
         for phrase, weight in weights.items():
             self._add(phrase, weight)
@@ -159,7 +161,7 @@ def phrases_of(vocabulary: tuple[str, ...], weights: frozenset[tuple[str, float]
 def _trie_of(vocabulary: tuple[str, ...]) -> _Letter:
     start = _Letter()
     for token, piece in enumerate(vocabulary):
-        if piece:
+        if is_text(piece):
             start.add(_folded(piece))[-1].pieces.append(token)
     return start
 

@@ -1,29 +1,16 @@
 """Where a model's files are: bundled, in a folder, or on the Hugging Face hub.
 
-Turns a source and a wish for a backend into a folder of files and the backend that runs them, and
-every way in which that fails into an error that says what to do. Knows nothing of what is in the
-weights.
+Turns a source and a choice of backend into a folder of files and the backend that runs them. Knows
+the names of models and the layouts of their files, nothing of what is in the weights.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from loguru import logger
 
 from parakeet_stt.errors import (
@@ -33,6 +20,7 @@ from parakeet_stt.errors import (
     ModelUnavailableError,
 )
 from parakeet_stt.model.config import ModelConfig, from_nemo, from_onnx_asr
+from parakeet_stt.model.download import Repository, missing_file
 from parakeet_stt.settings import Backend
 
 Runs = Literal["mlx", "onnx"]
@@ -56,6 +44,11 @@ class KnownModel:
     onnx: str | None
     about: str
     languages: tuple[str, ...] = ("en",)
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """The ids of its repositories."""
+        return (self.mlx,) if self.onnx is None else (self.mlx, self.onnx)
 
 
 KNOWN = {
@@ -93,17 +86,11 @@ KNOWN = {
 LANGUAGES = tuple(sorted({language for known in KNOWN.values() for language in known.languages}))
 """BCP 47 codes of everything that some known model knows."""
 
-_MLX_FILES = ("config.json", "model.safetensors")
+_MLX_WEIGHTS = "model.safetensors"
 _ONNX_ENCODER = "encoder-model.onnx"
 _ONNX_DECODER = "decoder_joint-model.onnx"
 _ONNX_CTC = "model.onnx"
 _ONNX_VOCABULARY = "vocab.txt"
-_ONNX_FILES = (
-    "config.json",
-    _ONNX_VOCABULARY,
-    # With whatever data files a large graph has beside it.
-    *(f"{name}*" for name in (_ONNX_ENCODER, _ONNX_DECODER, _ONNX_CTC)),
-)
 
 
 @dataclass(frozen=True)
@@ -127,7 +114,7 @@ class ModelFiles:
     @property
     def weights(self) -> Path | None:
         """parakeet-mlx's weights, where the folder has them."""
-        path = self.folder / "model.safetensors"
+        path = self.folder / _MLX_WEIGHTS
         return path if path.is_file() else None
 
     @property
@@ -144,93 +131,198 @@ class ModelFiles:
 def find_model(
     source: str, backend: Backend, has_gpu: bool, cache_dir: Path | None = None
 ) -> ModelFiles:
-    """Find a model's files, downloading them where necessary.
+    """Find a model's files, and download them if they are not cached.
+
+    If the preferred repository of a known model is not available, one that is cached takes its
+    place.
 
     Args:
-        source: A bundled or known model's name, a folder, or a Hugging Face id.
+        source: A bundled or known model's name, a folder, or a Hugging Face id, which may end in
+            ``@revision``.
         backend: What is to run the encoder.
         has_gpu: Whether MLX has a GPU here, which decides ``auto``.
         cache_dir: Where downloads are kept; Hugging Face's own cache by default.
 
     Raises:
         ModelNotFoundError: There is no such model, folder or repository, or a file is missing.
-        ModelUnavailableError: It cannot be had now: no network, no access, no space.
+        ModelUnavailableError: Not cached, and there is no network, no access or no space.
         ModelFormatError: The configuration is not one that this version can run.
-        ConfigurationError: The model has no encoder for the backend that was asked for.
+        ConfigurationError: The model has no encoder for the chosen backend.
     """
-    if source in BUNDLED:
-        return _read_folder(source, BUNDLED[source], backend, has_gpu)
+    cached = cached_model(source, backend, has_gpu, cache_dir)
+    if cached is not None:
+        return cached
+    preferred, *others = _choices(source, backend, has_gpu, cache_dir)
+    try:
+        folder = preferred.repository.download(preferred.files)
+        return _read_folder(source, folder, preferred.backend, has_gpu)
+    except ModelUnavailableError as error:
+        for other in others:
+            found = other.find(source)
+            if found is not None:
+                logger.warning(f"{error} Using {other.repository}, which is cached.")
+                return found
+        raise
+
+
+def cached_model(
+    source: str, backend: Backend, has_gpu: bool, cache_dir: Path | None = None
+) -> ModelFiles | None:
+    """Find a model's files on this machine; None if :func:`find_model` would download them.
+
+    Arguments and errors are those of :func:`find_model`.
+    """
+    name = source.casefold()
+    if name in BUNDLED:
+        return _read_folder(name, BUNDLED[name], backend, has_gpu)
     path = Path(source).expanduser()
     if path.is_dir():
         return _read_folder(source, path, backend, has_gpu)
-    repository, backend = _repository(source, backend, has_gpu)
-    with _explained(repository, source):
-        folder = _download(repository, cache_dir)
-    return _read_folder(source, folder, backend, has_gpu)
+    return _choices(source, backend, has_gpu, cache_dir)[0].find(source)
 
 
 def languages_of(source: str) -> tuple[str, ...]:
-    """BCP 47 codes of what a bundled or known model knows; none where that is not known."""
-    for name, known in KNOWN.items():
-        if source in (name, known.mlx, known.onnx):
-            return known.languages
+    """BCP 47 codes of what a bundled or known model knows; none if that is not known."""
+    repository, _, _ = source.partition("@")
+    known = _known(repository)
+    if known is not None:
+        return known.languages
     return ("en",) if source in BUNDLED else ()
 
 
 def is_cached(repository: str, cache_dir: Path | None = None) -> bool:
     """Whether a repository's configuration and weights are on this machine."""
-    return _cached(repository, cache_dir) is not None
+    choice = _Choice(Repository(repository, cache_dir=cache_dir), "auto", has_gpu=True)
+    return choice.repository.cached(choice.files) is not None
 
 
-def _repository(source: str, backend: Backend, has_gpu: bool) -> tuple[str, Backend]:
-    """The repository to fetch, and what will run it as far as that is known."""
-    for name, known in KNOWN.items():
-        if source not in (name, known.mlx, known.onnx):
-            continue
-        if backend == "onnx" and known.onnx is None:
+@dataclass(frozen=True)
+class _Choice:
+    """A repository that a model can be loaded from.
+
+    Attributes:
+        repository: The repository.
+        backend: What will run its encoder, as far as that is known.
+        has_gpu: Whether MLX has a GPU here.
+    """
+
+    repository: Repository
+    backend: Backend
+    has_gpu: bool
+
+    def files(self, names: set[str]) -> list[str]:
+        """Select the files to load from all names in the repository; errors as `_runs`."""
+        return _files(names, _runs(names, self.backend, self.has_gpu, str(self.repository)))
+
+    def find(self, source: str) -> ModelFiles | None:
+        """Read the repository's files if they are cached."""
+        folder = self.repository.cached(self.files)
+        if folder is None:
+            return None
+        return _read_folder(source, folder, self.backend, self.has_gpu)
+
+
+def _known(name: str) -> KnownModel | None:
+    """The known model of a name or id. Case does not matter, as on the hub."""
+    wanted = name.casefold()
+    for known, model in KNOWN.items():
+        if wanted in (known, f"nvidia/{known}", *map(str.casefold, model.repositories)):
+            return model
+    return None
+
+
+def _choices(source: str, backend: Backend, has_gpu: bool, cache_dir: Path | None) -> list[_Choice]:
+    """The repositories that a source stands for, the preferred one first."""
+    name, at, revision = source.partition("@")
+    known = _known(name)
+    if known is None or at:
+        _check_id(source, known)
+        repository = Repository(name, revision or "main", cache_dir)
+        return [_Choice(repository, backend, has_gpu)]
+    mlx = _Choice(Repository(known.mlx, cache_dir=cache_dir), "mlx", has_gpu)
+    if known.onnx is None:
+        if backend == "onnx":
             raise ConfigurationError(
                 f"{source} has no ONNX export that is known of; use backend 'mlx' or 'auto'"
             )
-        if source == known.onnx and backend == "auto":
-            return source, "onnx"  # Asked for by its own id.
-        wants_onnx = backend == "onnx" or (backend == "auto" and not has_gpu)
-        if wants_onnx and known.onnx is not None:
-            return known.onnx, "onnx"
-        return known.mlx, "mlx"
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        return [mlx]
+    onnx = _Choice(Repository(known.onnx, cache_dir=cache_dir), "onnx", has_gpu)
+    if backend == "auto" and name.casefold() != known.onnx.casefold():
+        return [mlx, onnx] if has_gpu else [onnx, mlx]
+    return [mlx] if backend == "mlx" else [onnx]
+
+
+def _check_id(source: str, known: KnownModel | None) -> None:
+    """Check that a source may be the id of one repository, with or without a revision.
+
+    Raises:
+        ModelNotFoundError: It is not of that form.
+        ConfigurationError: A revision of a name that stands for several repositories.
+    """
+    name, at, revision = source.partition("@")
+    if known is not None and name.casefold() not in map(str.casefold, known.repositories):
+        raise ConfigurationError(
+            f"model {source!r}: a revision belongs to one repository, and {name} stands for "
+            f"{' and '.join(known.repositories)}. Give one of these before the @."
+        )
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or (at and not revision):
         raise ModelNotFoundError(
             f"no such model: {source!r}. Expected 'tiny', a folder, a Hugging Face id "
-            f"(owner/name) or one of {', '.join(KNOWN)}."
+            f"(owner/name or owner/name@revision) or one of {', '.join(KNOWN)}."
         )
-    return source, backend
 
 
-def _read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> ModelFiles:
-    raw = _read_config(folder / "config.json")
-    mlx = (folder / "model.safetensors").is_file()
-    is_ctc_export = (folder / _ONNX_CTC).is_file() and not (folder / _ONNX_ENCODER).is_file()
-    onnx = (folder / _ONNX_ENCODER).is_file() or is_ctc_export
+def _runs(names: set[str], backend: Backend, has_gpu: bool, where: str) -> Runs:
+    """Decide what runs the encoder of a folder or repository with files of these names.
+
+    Raises:
+        ModelNotFoundError: There is no model among them.
+        ConfigurationError: There is none for the backend.
+    """
+    mlx = _MLX_WEIGHTS in names
+    onnx = _ONNX_ENCODER in names or _ONNX_CTC in names
     if not mlx and not onnx:
         raise ModelNotFoundError(
-            f"{folder} holds no model: expected model.safetensors (parakeet-mlx's layout) or "
+            f"{where} holds no model: expected {_MLX_WEIGHTS} (parakeet-mlx's layout) or "
             f"{_ONNX_ENCODER} (onnx-asr's layout) beside config.json"
         )
     if (backend == "mlx" and not mlx) or (backend == "onnx" and not onnx):
         raise ConfigurationError(
-            f"{source} has no {backend} encoder: {folder} holds only "
-            f"{'model.safetensors' if mlx else 'an ONNX export'}. Use backend 'auto'."
+            f"{where} has no {backend} encoder, only "
+            f"{_MLX_WEIGHTS if mlx else 'an ONNX export'}. Use backend 'auto'."
         )
     if backend == "auto":
-        backend = "mlx" if mlx and (has_gpu or not onnx) else "onnx"
-    if mlx:
+        return "mlx" if mlx and (has_gpu or not onnx) else "onnx"
+    return backend
+
+
+def _files(names: set[str], runs: Runs) -> list[str]:
+    """The files that a model is loaded from, without those that its graphs refer to."""
+    files = ["config.json"]
+    if _MLX_WEIGHTS in names:  # With an ONNX encoder, too: the decoder reads them.
+        files.append(_MLX_WEIGHTS)
+    elif _ONNX_ENCODER in names:
+        files += [_ONNX_VOCABULARY, _ONNX_DECODER]
+    else:
+        files.append(_ONNX_VOCABULARY)
+    if runs == "onnx":
+        files.append(_ONNX_ENCODER if _ONNX_ENCODER in names else _ONNX_CTC)
+    return files
+
+
+def _read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> ModelFiles:
+    raw = _read_config(folder / "config.json")
+    names = {path.name for path in folder.iterdir()}
+    runs = _runs(names, backend, has_gpu, str(folder))
+    files = _files(names, runs)
+    missing = missing_file(folder, files)
+    if missing is not None and not (folder / missing).is_file():
+        raise ModelNotFoundError(f"{folder} lacks {missing}, which the model is loaded from")
+    if _MLX_WEIGHTS in names:
         config = from_nemo(raw, folder / "config.json")
     else:
-        needed = [_ONNX_VOCABULARY] + ([] if is_ctc_export else [_ONNX_DECODER])
-        for name in needed:
-            if not (folder / name).is_file():
-                raise ModelNotFoundError(f"{folder} lacks {name}, which an ONNX export needs")
         config = from_onnx_asr(raw, folder / _ONNX_VOCABULARY, folder / "config.json")
-    return ModelFiles(source, folder, backend, raw, config)
+    return ModelFiles(source, folder, runs, raw, config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -243,84 +335,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelFormatError(f"{path} holds a {type(config).__name__}, expected an object")
     return config
-
-
-def _cached(repository: str, cache_dir: Path | None) -> Path | None:
-    """The folder of a complete download, without asking the network."""
-    config = try_to_load_from_cache(repository, "config.json", cache_dir=cache_dir)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    complete = all((folder / name).is_file() for name in _MLX_FILES) or (
-        (folder / _ONNX_VOCABULARY).is_file()
-        and (
-            (folder / _ONNX_CTC).is_file()
-            or all((folder / name).is_file() for name in (_ONNX_ENCODER, _ONNX_DECODER))
-        )
-    )
-    return folder if complete else None
-
-
-def _download(repository: str, cache_dir: Path | None) -> Path:
-    folder = _cached(repository, cache_dir)
-    if folder is not None:
-        return folder
-    config = _read_config(Path(hf_hub_download(repository, "config.json", cache_dir=cache_dir)))
-    wanted = _MLX_FILES if "encoder" in config else _ONNX_FILES
-    info = HfApi().model_info(repository, files_metadata=True)
-    files = [f for f in info.siblings or [] if _matches(f.rfilename, wanted)]
-    size = sum(f.size or 0 for f in files)
-    logger.info(f"downloading {repository}: {len(files)} files, {size / 1e9:.2f} GB")
-    return Path(
-        snapshot_download(
-            repository, cache_dir=cache_dir, allow_patterns=[f.rfilename for f in files]
-        )
-    )
-
-
-def _matches(name: str, wanted: tuple[str, ...]) -> bool:
-    """Whether a repository's file is one of those wanted; ``*`` stands for any ending."""
-    return any(
-        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
-        for pattern in wanted
-    )
-
-
-@contextmanager
-def _explained(repository: str, source: str) -> Iterator[None]:
-    """Turn what the hub's client raises into errors that say what to do."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ModelUnavailableError(
-            f"{repository} is gated: accept its terms on its Hugging Face page, then log in with "
-            f"'hf auth login' or set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"no such repository on the hub: {repository!r} (or it is private: log in with "
-            f"'hf auth login' or set HF_TOKEN). Known models: {', '.join(KNOWN)}."
-        ) from error
-    except HFValidationError as error:
-        raise ModelNotFoundError(
-            f"no such model: {source!r} is neither a folder nor a Hugging Face id (owner/name)"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelUnavailableError(
-            f"{repository} is not cached and the hub cannot be reached "
-            f"({error.__cause__ or error}). Check the network (and HF_HUB_OFFLINE), or give a "
-            f"folder that holds the model; 'tiny' needs no network."
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no"
-        raise ModelUnavailableError(
-            f"the hub answered a request for {repository} with status {status}: {error}"
-        ) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ModelUnavailableError(
-                f"the disk is full: {repository} does not fit into "
-                f"{os.environ.get('HF_HOME', 'the cache')}. Free some space, or set "
-                f"PARAKEET_CACHE_DIR to a folder on another disk."
-            ) from error
-        raise ModelUnavailableError(f"{repository} cannot be downloaded: {error}") from error

@@ -201,8 +201,9 @@ def load_model(
     """Load a model; the same choice gives the same shared model.
 
     Args:
-        source: ``tiny``, a known name, a folder, or a Hugging Face id. Everything that is not
-            given comes from the environment (``PARAKEET_MODEL`` and so on).
+        source: ``tiny``, a known name, a folder, or a Hugging Face id, which may end in
+            ``@revision``. Everything that is not given comes from the environment
+            (``PARAKEET_MODEL`` and so on).
         precision: ``bf16``, ``fp32``, or ``auto``: bf16 on a GPU, fp32 on a CPU.
         backend: ``mlx``, ``onnx`` or ``auto``.
         device: ``gpu``, ``cpu`` or ``auto``. In one process MLX runs on one of them.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -217,7 +218,7 @@ class Stream(ABC):
 def _supposing_words(work: Work[Hypothesis]) -> Work[Hypothesis]:
     """A hypothesis, without tentative punctuation that no word came before."""
     hypothesis = yield from work
-    if has_words((*hypothesis.committed_tokens, *hypothesis.tentative_tokens)):
+    if has_words(chain(hypothesis.committed_tokens, hypothesis.tentative_tokens)):
         return hypothesis
     return replace(hypothesis, tentative_tokens=())
 

@@ -21,7 +21,7 @@ from parakeet_stt.server.gate import openai_error, status_of
 from parakeet_stt.server.health import TheServer
 from parakeet_stt.server.server import Server
 from parakeet_stt.settings import DEFAULT_BOOST
-from parakeet_stt.transcript import WORD_MARK, Token, Transcript, joined
+from parakeet_stt.transcript import Token, Transcript, joined, spelled
 from parakeet_stt.vad import Endpointing
 
 
@@ -368,11 +368,15 @@ def _compression(text: str) -> float:
 
 
 def _logprobs(tokens: Iterable[Token]) -> list[Logprob]:
-    texts = [(token, token.piece.replace(WORD_MARK, " ")) for token in tokens]
     return [
-        Logprob(token=text, bytes=list(text.encode()), logprob=token.logprob)
-        for token, text in texts
+        Logprob(token=text, bytes=list(text.encode()), logprob=_sum_of_logprobs(made_of))
+        for text, made_of in spelled(tokens)
     ]
+
+
+def _sum_of_logprobs(tokens: tuple[Token, ...]) -> float | None:
+    known = [token.logprob for token in tokens if token.logprob is not None]
+    return sum(known) if len(known) == len(tokens) else None
 
 
 async def _streamed(segments: AsyncGenerator[Transcript, None], logprobs: bool) -> Response:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from parakeet_stt.server.files import LEAST_SECONDS, FileRoute, failures, save_upload, transcribe
 from parakeet_stt.server.health import TheServer
-from parakeet_stt.transcript import WORD_MARK, Segment, Token, Transcript, Word
+from parakeet_stt.transcript import Segment, Token, Transcript, Word, spelled
 
 
 class Timed(BaseModel):
@@ -89,7 +89,7 @@ def _timestamps(transcript: Transcript) -> Timestamps:
     return Timestamps(
         words=[_timed(word) for word in transcript.words],
         segments=[_timed(segment) for segment in transcript.segments],
-        chars=[char for token in transcript.tokens for char in _chars(token)],
+        chars=[char for part in spelled(transcript.tokens) for char in _chars(*part)],
     )
 
 
@@ -102,16 +102,16 @@ def _timed(part: Word | Segment) -> Timed:
     )
 
 
-def _chars(token: Token) -> list[Timed]:
-    """A token's characters, each with an even share of its time."""
-    text = token.piece.replace(WORD_MARK, " ").strip()
-    share = (token.end - token.start) / max(1, len(text))
+def _chars(text: str, tokens: tuple[Token, ...]) -> list[Timed]:
+    """The characters of the text of some tokens, each with an even share of their time."""
+    text, start, end = text.strip(), tokens[0].start, tokens[-1].end
+    share = (end - start) / max(1, len(text))
     return [
         Timed(
             text=char,
-            start=round(token.start + index * share, 3),
-            end=round(token.start + (index + 1) * share, 3),
-            confidence=round(token.confidence, 4),
+            start=round(start + index * share, 3),
+            end=round(start + (index + 1) * share, 3),
+            confidence=round(min(token.confidence for token in tokens), 4),
         )
         for index, char in enumerate(text)
     ]
