@@ -192,7 +192,7 @@ class Session:
             seconds: Of audio. The model must have been loaded, or nothing will change.
         """
         while self.lag > seconds and self._state is not SessionState.CLOSED:
-            if self._segment is not None:
+            if self._segment is not None and not self._segment.failing:
                 # No more audio may come before this returns: it cannot wait for an interval of it.
                 self._queue_interim(self._segment, seconds)
             self._progress.clear()
