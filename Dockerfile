@@ -4,20 +4,19 @@
 
 ARG PYTHON=3.12
 
-FROM python:${PYTHON}-slim AS build
+FROM python:${PYTHON}-slim AS sources
 RUN python -m venv /opt/parakeet
 ENV PATH=/opt/parakeet/bin:$PATH
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/pip pip install ".[server]"
 
-FROM build AS build-cuda
-# MLX's builds for CPUs and for CUDA come as packages with the same files: the last one stays.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install ".[server,cuda]" \
-    && pip uninstall -y mlx-cpu \
-    && pip install --no-deps --force-reinstall "mlx-cuda-13==$(pip show mlx | sed -n 's/^Version: //p')"
+# With MLX, for models that have no ONNX export.
+FROM sources AS build
+RUN --mount=type=cache,target=/root/.cache/pip pip install ".[server,mlx]"
+
+FROM sources AS build-cuda
+RUN --mount=type=cache,target=/root/.cache/pip pip install ".[server,cuda]"
 
 FROM python:${PYTHON}-slim AS base
 # A fast BLAS for MLX on CPUs, and the formats that libsndfile does not know.

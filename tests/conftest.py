@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from ctypes.util import find_library
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,21 @@ from parakeet_stt.bench.recordings import Recording, read_recordings
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 RECORDINGS = read_recordings(ROOT / "tests" / "data")
+
+INSTALLED = {
+    "ffmpeg": shutil.which("ffmpeg") is not None,
+    "OpenBLAS": find_library("openblas") is not None,
+}
+"""What a bare machine does not have, and whether this one does."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose ``needs`` marker names a program that is not installed."""
+    for marker in item.iter_markers("needs"):
+        (program,) = marker.args
+        if not INSTALLED[program]:
+            pytest.skip(f"{program} is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,9 @@ from parakeet_stt.server.server import Server
 from parakeet_stt.server.settings import load_server_settings
 
 T = TypeVar("T")
+
+PATIENCE = 120.0
+"""Seconds after which a test gives up waiting. Only a hang takes that long, on any machine."""
 
 EVERY_PORT = {f"{name}port": 0 for name in ("", "ws_", "ears_", "tcp_", "status_", "wyoming_")}
 """Each protocol on a port that is free."""
@@ -46,7 +49,7 @@ class Served:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's own loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     async def settled(self) -> None:
         """Wait until no session is left, however it ended."""
@@ -58,6 +61,13 @@ class Served:
         assert self.server.sessions == 0
         assert self.server.engine.sessions == frozenset()
         assert self.server.conversations == set()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that another thread or process brings about."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.005)
 
 
 @contextmanager
@@ -78,7 +88,7 @@ def serving(**settings: Any) -> Iterator[Served]:
         yield served
         served.run(running.drain())
     finally:
-        asyncio.run_coroutine_threadsafe(running.close(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(running.close(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import RECORDINGS, ROOT
-from serving import Served, serving
+from serving import PATIENCE, Served, eventually, serving
 from test_cli import parakeet
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -174,8 +174,8 @@ async def test_the_key_is_shown(path: str, header: str) -> None:
 
 async def test_a_server_of_another_dialect_is_told_by_its_silence() -> None:
     async with server(lambda connection: connection.wait_closed()) as address:
-        with pytest.raises(ServerError, match=r"no 'hello' within 0\.2 s; does it speak /v1/str"):
-            await say(f"{address}/v1/stream", timeout=0.2)
+        with pytest.raises(ServerError, match=r"no 'hello' within 2 s; does it speak /v1/str"):
+            await say(f"{address}/v1/stream", timeout=2)
 
 
 async def test_a_complaint_instead_of_a_greeting_is_told() -> None:
@@ -209,15 +209,17 @@ async def test_audio_comes_in_real_time_and_whole() -> None:
     assert audio[: len(clip.pcm)] == clip.pcm
     assert not any(audio[len(clip.pcm) :])  # Then silence, until the final is there.
     assert {len(message) for _, message in came[:10]} == {2 * 1280}
-    # Every frame when its last sample has been spoken: the last are no later than the first.
-    late = [at - 0.08 * number for number, (at, _) in enumerate(came[: len(clip.pcm) // 2560])]
-    assert min(late[-10:]) == pytest.approx(min(late[:10]), abs=0.04)
-    assert came[9][0] - came[0][0] > 0.6
+    # No frame is sent before its last sample has been spoken.
+    spoken = utterance.begun
+    for at, message in came:
+        spoken += len(message) / 2 / SAMPLE_RATE
+        assert at > spoken - 0.001
+    assert utterance.flush_due == pytest.approx(utterance.begun + clip.seconds)
+    assert all(late > -0.001 for late in utterance.lateness)
     assert utterance.text == "one"
     assert utterance.flush_seconds is not None
-    assert 0 <= utterance.flush_seconds < 0.5
+    assert utterance.flush_seconds >= 0
     assert utterance.eos_seconds == pytest.approx(utterance.flush_seconds + STOP_SECONDS)
-    assert 0 <= np.median(utterance.lateness) < 0.02
 
 
 async def test_realtime_audio_is_24_khz_in_base64() -> None:
@@ -249,7 +251,11 @@ async def test_realtime_audio_is_24_khz_in_base64() -> None:
 
 
 async def test_every_announced_text_is_waited_for() -> None:
+    loop = asyncio.get_running_loop()
+    answered = 0.0
+
     async def answer(connection: ServerConnection) -> None:
+        nonlocal answered
         heard = 0
         async for message in connection:
             heard += len(message) // 2
@@ -259,13 +265,14 @@ async def test_every_announced_text_is_waited_for() -> None:
             if heard == 2 * SAMPLE_RATE:
                 await connection.send('{"status": "queued"}')
                 await asyncio.sleep(0.3)
+                answered = loop.time()
                 await connection.send('{"text": "two"}')
 
     async with server(answer) as address:
         utterance = await say(f"{address}/ws")
     assert utterance.text == "one two"
     assert utterance.failure is None
-    assert 1.4 < utterance.eos_seconds < 1.8
+    assert answered <= utterance.speech_end + utterance.eos_seconds <= loop.time()
     assert utterance.flush_seconds is None
     assert utterance.first_interim_seconds is None
 
@@ -296,17 +303,19 @@ async def say_nothing(connection: ServerConnection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behave", "failure", "reason"),
+    ("behave", "post_wait", "failure", "reason"),
     [
-        (break_off, "closed", "1013 too busy"),
-        (complain, "error", "the model has failed"),
-        (talk_nonsense, "error", "Good afternoon."),
-        (say_nothing, "no final", "no final 0.3 s after speech"),
+        (break_off, PATIENCE, "closed", "1013 too busy"),
+        (complain, PATIENCE, "error", "the model has failed"),
+        (talk_nonsense, PATIENCE, "error", "Good afternoon."),
+        (say_nothing, 0.3, "no final", "no final 0.3 s after speech"),
     ],
 )
-async def test_failures_are_told_apart(behave: Talk, failure: str, reason: str) -> None:
+async def test_failures_are_told_apart(
+    behave: Talk, post_wait: float, failure: str, reason: str
+) -> None:
     async with server(behave) as address:
-        utterance = await say(f"{address}/v1/stream", post_wait=0.3)
+        utterance = await say(f"{address}/v1/stream", post_wait=post_wait)
     assert utterance.failure == failure
     assert reason in utterance.reason
 
@@ -330,11 +339,11 @@ async def test_after_a_failure_the_next_clip_is_said_on_a_new_connection_in_its_
     async with server(answer) as address:
         line = Line(f"{address}/", Native, post_wait=0.2)
         talking = asyncio.create_task(talk(line, [QUIET], 0, note))
-        await asyncio.wait_for(enough.wait(), 10)
+        await asyncio.wait_for(enough.wait(), PATIENCE)
         talking.cancel()
         await asyncio.wait([talking])
     assert [utterance.failure for utterance in said] == ["closed", "no final"]
-    assert 1.0 <= said[1].begun - said[0].begun < 1.5
+    assert said[1].begun - said[0].begun > QUIET.seconds - 0.001
 
 
 async def test_where_nobody_answers_attempts_take_their_time() -> None:
@@ -343,9 +352,10 @@ async def test_where_nobody_answers_attempts_take_their_time() -> None:
         line = Line(f"ws://127.0.0.1:{free.getsockname()[1]}/ws", VadSegments)
         said: list[Utterance] = []
         talking = asyncio.create_task(talk(line, [QUIET], 0, said.append))
-        await asyncio.wait([talking], timeout=1.5)
+        await eventually(lambda: len(said) == 2)
         talking.cancel()
     assert [utterance.failure for utterance in said] == ["connect", "connect"]
+    assert said[1].begun - said[0].begun > QUIET.seconds - 0.001
 
 
 def heard(text: str, final: float, begun: float = 10.0) -> Utterance:
@@ -478,7 +488,7 @@ async def test_the_gpu_is_read_where_there_is_one(
     tool.chmod(0o755)
     assert find_gpu() == 1
     async with GpuWatch(1) as watch:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (figures := watch.take()).get("mib_peak"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert figures["mib_peak"] in (5000, 5200)
@@ -506,7 +516,7 @@ def test_a_real_server_is_measured_level_by_level(served: Served, tmp_path: Path
         assert not level["fails"]
         assert level["wer"] < 0.2
         assert level["tail_word_recall"] > 0.7
-        assert 0 < level["flush_to_final_seconds"]["p50"] < 0.5
+        assert level["flush_to_final_seconds"]["p50"] > 0
         assert level["eos_seconds"]["p50"] > STOP_SECONDS
         assert level["first_interim_seconds"]["p50"] > 0
         assert level["lag_seconds"]["max"] >= 0

@@ -30,17 +30,14 @@ from deepgram.listen.v1.types import (
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
-    Frame,
-    InputAudioRawFrame,
     InterimTranscriptionFrame,
     TranscriptionFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.pipeline.pipeline import Pipeline
 from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.services.deepgram.stt import DeepgramSTTService
-from pipecat.tests.utils import SleepFrame, run_test
-from serving import Served, offline, pcm16, serving
+from pipelines import play
+from serving import PATIENCE, Served, eventually, offline, pcm16, serving
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.audio import _ALAW, _MULAW, Samples
@@ -111,6 +108,11 @@ def texts(messages: list[dict[str, Any]]) -> list[str]:
     return [text(final) for final in finals(messages)]
 
 
+def halves(data: bytes) -> tuple[bytes, bytes]:
+    middle = len(data) // 4 * 2
+    return data[:middle], data[middle:]
+
+
 # --- Deepgram's own client -----------------------------------------------------------------------
 
 
@@ -118,6 +120,10 @@ def environment(served: Served) -> DeepgramClientEnvironment:
     return DeepgramClientEnvironment(
         base=served.http, production=served.ws, agent=served.ws, agent_rest=served.http
     )
+
+
+def of_interims(messages: list[Any]) -> list[ListenV1Results]:
+    return [m for m in messages if isinstance(m, ListenV1Results) and not m.is_final]
 
 
 async def test_the_sdk_hears_interims_finals_events_and_the_summary(served: Served) -> None:
@@ -138,19 +144,20 @@ async def test_the_sdk_hears_interims_finals_events_and_the_summary(served: Serv
         connection.on(EventType.MESSAGE, heard.append)
         connection.on(EventType.ERROR, errors.append)
         listening = asyncio.create_task(connection.start_listening())
-        for piece in pieces(PCM + quiet(2), 3200):
+        for number, half in enumerate(halves(PCM), start=1):
+            for piece in pieces(half, 3200):
+                await connection.send_media(piece)
+            await eventually(lambda number=number: len(of_interims(heard)) >= number)
+        for piece in pieces(quiet(2), 3200):
             await connection.send_media(piece)
-            await asyncio.sleep(0.005)  # So that interims are formed.
         await connection.send_keep_alive()
         await connection.send_close_stream()
         await listening
     assert errors == []
-    results = [m for m in heard if isinstance(m, ListenV1Results)]
-    interims = [m for m in results if not m.is_final]
-    final = next(m for m in results if m.is_final)
+    interims = of_interims(heard)
+    final = next(m for m in heard if isinstance(m, ListenV1Results) and m.is_final)
     assert final.channel.alternatives[0].transcript == FIRST.text
     assert final.speech_final
-    assert len(interims) >= 2
     assert all(m.channel.alternatives[0].transcript for m in interims)
     (started,) = (m for m in heard if isinstance(m, ListenV1SpeechStarted))
     assert started.timestamp == pytest.approx(FIRST.start, abs=0.15)
@@ -224,14 +231,6 @@ def test_the_sdk_is_told_that_nothing_is_fetched_from_urls(served: Served) -> No
 # --- Pipecat's service ---------------------------------------------------------------------------
 
 
-def frames(samples: Samples) -> list[Frame]:
-    """20 ms each, at about real time's order: Pipecat's VAD and the network need some of it."""
-    made: list[Frame] = []
-    for piece in pieces(pcm16(samples), 640):
-        made += [InputAudioRawFrame(piece, 16_000, 1), SleepFrame(sleep=0.004)]
-    return made
-
-
 @pytest.mark.parametrize("endpointing", [None, False])
 async def test_pipecats_deepgram_service_hears_turns(
     served: Served, endpointing: bool | None
@@ -242,16 +241,12 @@ async def test_pipecats_deepgram_service_hears_turns(
     vad = VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(stop_secs=0.2)))
     pause = np.zeros(16_000, np.float32)
     spoken = np.concatenate([FIRST.samples(), pause, SECOND.samples(), pause])
-    down, _ = await run_test(
-        Pipeline([vad, service]),
-        frames_to_send=[*frames(spoken), SleepFrame(sleep=0.5)],
-        start_timeout=30,
-    )
-    found = [frame for frame in down if isinstance(frame, TranscriptionFrame)]
+    listener = await play(spoken, vad, service, finals=2)
+    found = listener.of(TranscriptionFrame)
     assert [frame.text for frame in found] == [FIRST.text, SECOND.text]
     assert all(frame.finalized for frame in found)
-    assert len([f for f in down if isinstance(f, InterimTranscriptionFrame)]) >= 2
-    assert len([f for f in down if isinstance(f, VADUserStoppedSpeakingFrame)]) == 2
+    assert listener.of(InterimTranscriptionFrame)
+    assert len(listener.of(VADUserStoppedSpeakingFrame)) == 2
     await served.settled()
 
 
@@ -323,16 +318,17 @@ async def test_an_interim_is_all_since_the_last_final(served: Served) -> None:
     async with listening(served, f"{RAW}&interim_results=true") as ws:
         shown: list[list[str]] = []
         for recording in (FIRST, SECOND):
-            for piece in pieces(pcm16(recording.samples()), 3200):
-                await ws.send(piece)
-                await asyncio.sleep(0.005)
+            messages: list[dict[str, Any]] = []
+            for half in halves(pcm16(recording.samples())):
+                for piece in pieces(half, 3200):
+                    await ws.send(piece)
+                messages += await until(ws, is_final=False)
             await ask(ws, "Finalize")
-            messages = await until(ws, from_finalize=True)
+            messages += await until(ws, from_finalize=True)
             assert text(messages[-1]) == recording.text
             shown.append([text(m) for m in messages[:-1]])
         await ended(ws)
     for recording, interims in zip((FIRST, SECOND), shown, strict=True):
-        assert len(interims) >= 2
         assert all(a != b for a, b in pairwise(interims))
         assert interims[-1].split()[0] == recording.text.split()[0]
 
@@ -602,10 +598,10 @@ async def test_what_is_not_known_here_changes_nothing(served: Served) -> None:
 
 
 async def test_who_sends_nothing_is_closed_as_deepgram_does_and_keepalive_prevents_it() -> None:
-    with serving(idle_seconds=0.6) as served:
+    with serving(idle_seconds=2) as served:
         async with listening(served) as ws:
             await ws.send(PCM)
-            for _ in range(4):  # Longer than the limit.
+            for _ in range(12):  # Longer than the limit.
                 await asyncio.sleep(0.2)
                 await ask(ws, "KeepAlive")
             assert ws.close_code is None
@@ -672,7 +668,7 @@ async def test_a_file_is_cut_into_utterances_where_that_is_asked_for(served: Ser
     spoken = np.concatenate([FIRST.samples(), pause, SECOND.samples()])
     file = io.BytesIO()
     soundfile.write(file, spoken, 16_000, format="WAV", subtype="PCM_16")
-    async with httpx.AsyncClient(base_url=served.http) as client:
+    async with httpx.AsyncClient(base_url=served.http, timeout=PATIENCE) as client:
         plain = await client.post("/v1/listen", content=file.getvalue())
         asked = await client.post("/v1/listen?utterances=true&utt_split=1", content=file.getvalue())
     assert plain.status_code == asked.status_code == 200
@@ -704,7 +700,7 @@ async def test_a_file_is_cut_into_utterances_where_that_is_asked_for(served: Ser
 async def test_a_file_that_cannot_be_had_is_refused(
     served: Served, query: str, body: bytes, headers: dict[str, str], status: int, complaint: str
 ) -> None:
-    async with httpx.AsyncClient(base_url=served.http) as client:
+    async with httpx.AsyncClient(base_url=served.http, timeout=PATIENCE) as client:
         response = await client.post(f"/v1/listen?{query}", content=body, headers=headers)
     assert response.status_code == status
     assert set(response.json()) == {"err_code", "err_msg", "request_id"}

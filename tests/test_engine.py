@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from conftest import GOLDEN, RECORDINGS
+from serving import PATIENCE
 
 from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Transcript
 from parakeet_stt.audio import SAMPLE_RATE
@@ -27,7 +27,7 @@ from parakeet_stt.events import Discarded, Event, Failed, SegmentEnded, SpeechSt
 from parakeet_stt.model import device
 from parakeet_stt.model.parakeet import LARGEST_BATCH
 from parakeet_stt.model.stream import StreamOptions, Window, Work
-from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
+from parakeet_stt.model.windows import LONGEST_WINDOW
 from parakeet_stt.schedule import RESERVE, Priority, Step, scheduler
 from parakeet_stt.session import MAX_BACKLOG_SECONDS, SessionState
 from parakeet_stt.vad import Endpointing
@@ -55,8 +55,7 @@ async def speak_slowly(session: Session, samples: np.ndarray) -> Transcript:
     """Send the next piece when the last has been heard."""
     for start in range(0, len(samples), 6_400):
         session.send(samples[start : start + 6_400])
-        while session.lag >= 0.1:  # noqa: ASYNC110 (there is no event for it, nor need of one)
-            await asyncio.sleep(0.001)
+        await session.keep_up(0.1)
     return await session.flush()
 
 
@@ -258,6 +257,19 @@ async def test_interims_come_as_often_as_the_thread_can_bear(
         assert session.lag == 0
 
 
+@pytest.mark.parametrize("interval", [0.1, None])
+async def test_a_backlog_is_worked_off_however_rare_interims_are(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, interval: float | None
+) -> None:
+    """Whoever waits for it sends nothing meanwhile, so that no interim becomes due."""
+    # As on a machine that takes a minute for an interim.
+    monkeypatch.setattr(scheduler, "_interim_seconds", 60.0)
+    async with asyncio.timeout(PATIENCE), engine.open(interval=interval) as session:
+        session.send(SINGLE[0].samples()[:16_000])
+        await session.keep_up(0.1)
+        assert session.lag <= 0.1
+
+
 async def test_only_segments_that_want_interims_make_them_rarer(engine: Engine) -> None:
     before = scheduler.speakers
     audio = np.zeros(1_600, np.float32)
@@ -289,6 +301,7 @@ async def speak_until_speculated(session: Session, samples: np.ndarray) -> np.nd
     samples = np.pad(samples, (0, 160_000))
     for start in range(0, len(samples), 1_600):
         session.send(samples[start : start + 1_600])
+        await session.keep_up(0.0)  # However rare interims are on a busy machine.
         for _ in range(3):  # Interim, speculation, and what the loop makes of them.
             await inference()
         assert session._segment is not None
@@ -350,7 +363,7 @@ async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_paus
     first, second = threading.Event(), threading.Event()
     samples = np.pad(SINGLE[0].samples(), (0, 8_000))
     other = type("Other", (), {"batch": 1})()  # A model of its own, so that no batch holds both.
-    async with asyncio.timeout(60), engine.open(interval=0.1) as session:
+    async with asyncio.timeout(PATIENCE), engine.open(interval=0.1) as session:
         session.send(samples)
         segment = session._segment
         assert segment is not None
@@ -387,16 +400,25 @@ async def test_audio_is_bounded_and_what_was_heard_is_kept(engine: Engine) -> No
         assert (await speak(session, samples)).text
 
 
-async def test_hours_may_be_sent_as_fast_as_they_are_heard() -> None:
+async def test_hours_may_be_sent_as_fast_as_they_are_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """More than may wait: whoever sends is told, waits, and sends the rest."""
     engine = Engine("tiny", backend="onnx")
     model = await engine.start()
+    encode, lengths = model.encoder.encode, list[int]()
+
+    def note(windows: list[np.ndarray], *args: object) -> object:
+        lengths.extend(len(window) for window in windows)
+        return encode(windows, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model.encoder, "encode", note)
     samples = np.tile(LONG.samples(), 10)
     assert len(samples) > 1.1 * MAX_BACKLOG_SECONDS * 16_000
     gate = threading.Event()
     device.submit(gate.wait)
     refused: list[ParakeetError] = []
-    async with asyncio.timeout(120), engine.open(interval=None) as session:
+    async with asyncio.timeout(PATIENCE), engine.open(interval=None) as session:
         for piece in np.split(samples, range(50_000, len(samples), 50_000)):
             while True:
                 try:
@@ -407,15 +429,12 @@ async def test_hours_may_be_sent_as_fast_as_they_are_heard() -> None:
                     gate.set()
                     await inference()
             assert session.lag <= MAX_BACKLOG_SECONDS
-        while session.lag >= 2.0:
-            await inference()
-        assert session._segment is not None
-        stream = session._segment._stream
-        assert isinstance(stream, WindowedStream)
-        assert stream._mel.end - stream._mel.start <= LONGEST_WINDOW
-        assert not stream._pieces
+        await session.keep_up(2.0)
+        before = len(lengths)
         final = await session.flush()
         assert session.seconds == len(samples) / 16_000
+    assert max(lengths) <= LONGEST_WINDOW
+    assert len(lengths) - before <= 1, "the final costs more than the last window"
     assert refused
     assert all(isinstance(error, BacklogError) for error in refused)
     assert spoken(final) == spoken(model.transcribe(samples))
@@ -548,21 +567,21 @@ async def test_an_error_stays_in_its_session(engine: Engine) -> None:
 
 async def test_interims_go_on_after_one_that_failed(engine: Engine) -> None:
     samples = SINGLE[0].samples()
-    async with asyncio.timeout(60), engine.open(interval=0.1) as session:
+    async with asyncio.timeout(PATIENCE), engine.open(interval=0.1) as session:
         session.begin()
         segment = session._segment
         assert segment is not None
-        interim, failed = segment.interim, threading.Event()
+        interim = segment.interim
 
         def fail() -> Work[Hypothesis]:
             yield from segment.hear()
             segment.interim = interim  # type: ignore[method-assign]
-            failed.set()
             raise MemoryError("no memory on the device")
 
         segment.interim = fail  # type: ignore[method-assign]
         session.send(samples[:8_000])
-        await asyncio.to_thread(failed.wait)
+        await session.keep_up(0.0)
+        assert segment.interim == interim, "no interim was asked for"
         while segment.queued:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.001)
         session.send(samples[8_000:])
@@ -646,29 +665,13 @@ async def test_mlx_waits_for_whoever_holds_the_global_lock() -> None:
 
 
 async def test_the_event_loop_is_not_held_up_by_inference(engine: Engine) -> None:
-    """While four sessions are busy, the loop's longest pause is a small part of their work."""
+    """Of the work of four sessions, the loop's thread does a small part."""
     sessions = [engine.open(interval=0.1) for _ in range(4)]
-    pauses: list[float] = []
-    stop = asyncio.Event()
-
-    async def watch() -> None:
-        last = time.perf_counter()
-        while not stop.is_set():
-            await asyncio.sleep(0.005)
-            now = time.perf_counter()
-            pauses.append(now - last)
-            last = now
-
-    watching = asyncio.create_task(watch())
-    gc.collect()
-    begun = time.perf_counter()
     samples = np.concatenate([r.samples() for r in SINGLE[:6]])
+    process, loop = time.process_time(), time.thread_time()
     await asyncio.gather(*(speak(session, samples, 8_000) for session in sessions))
-    worked = time.perf_counter() - begun
-    stop.set()
-    await watching
-    assert len(pauses) > 3
-    assert sorted(pauses)[int(0.9 * len(pauses))] < worked / 4
+    process, loop = time.process_time() - process, time.thread_time() - loop
+    assert loop < process / 10
 
 
 @pytest.mark.parametrize("backend", ["mlx", "onnx"])
@@ -691,7 +694,7 @@ device.submit(model.transcribe, np.zeros(16_000, np.float32))
 begun.wait()
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr

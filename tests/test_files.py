@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +20,7 @@ import pytest
 import soundfile
 from conftest import RECORDINGS, ROOT, spoken
 from loguru import logger
-from serving import Served, serving
+from serving import PATIENCE, Served, eventually, serving
 
 from parakeet_stt import load_model
 from parakeet_stt.bench.recordings import normalised
@@ -31,8 +30,6 @@ CONVERSATION = ROOT / "samples" / "conversation.flac"
 KNOWN = [recording for recording in RECORDINGS if recording.set == "known"]
 TRANSCRIBE = "/transcribe"
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-
 
 def offline(file: Path) -> str:
     return load_model("tiny", backend="onnx").transcribe(file).text
@@ -41,7 +38,7 @@ def offline(file: Path) -> str:
 async def post(
     served: Served, file: Path | bytes, name: str = "it", path: str = TRANSCRIBE, **fields: Any
 ) -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=served.http, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=served.http, timeout=PATIENCE) as client:
         return await client.post(path, files={"file": (name, content(file))}, data=fields)
 
 
@@ -112,7 +109,7 @@ async def test_formats_that_need_no_ffmpeg(
     assert jiwer.wer(normalised(offline(DICTATION)), normalised(answer.json()["text"])) < 0.1
 
 
-@needs_ffmpeg
+@pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize("name", ["it.m4a", "it.webm", "it.mp4", "it.wma", "it.aac"])
 async def test_formats_that_need_ffmpeg(served: Served, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -147,7 +144,7 @@ async def test_headers_that_do_not_tell_the_length_or_lie_about_it(
 
 async def events(served: Served, file: Path) -> AsyncIterator[dict[str, Any]]:
     async with (
-        httpx2.AsyncClient(base_url=served.http, timeout=60) as client,
+        httpx2.AsyncClient(base_url=served.http, timeout=PATIENCE) as client,
         client.stream(
             "POST",
             "/v1/audio/transcriptions",
@@ -269,7 +266,7 @@ def many_channels(folder: Path) -> bytes:
     return (folder / "many.wav").read_bytes()
 
 
-@needs_ffmpeg
+@pytest.mark.needs("ffmpeg")
 async def test_videos_without_audio_and_playlists_are_no_audio(
     served: Served, tmp_path: Path
 ) -> None:
@@ -363,16 +360,10 @@ async def uploading(served: Served, sent: bytes = b"--x\r\n") -> AsyncIterator[A
         await writer.wait_closed()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 (of the server's thread)
-            await asyncio.sleep(0.005)
-
-
 async def test_more_requests_than_may_be_are_refused_before_their_files_are_uploaded() -> None:
     with serving(max_requests=2) as served:
         async with uploading(served), uploading(served):
-            await until(lambda: served.server._requests == 2)
+            await eventually(lambda: served.server._requests == 2)
             async with uploading(served) as reader:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 assert head.startswith("http/1.1 429")
@@ -399,10 +390,10 @@ async def test_a_client_that_goes_while_it_uploads_leaves_nothing(
     gone = served.server.metrics.requests.labels(TRANSCRIBE, "499")
     before = gone._value.get()
     async with uploading(served):
-        await until(lambda: len(left_in(folder)) == 1)
+        await eventually(lambda: len(left_in(folder)) == 1)
     await served.settled()
     assert not left_in(folder)
-    await until(lambda: gone._value.get() == before + 1)
+    await eventually(lambda: gone._value.get() == before + 1)
 
 
 def children() -> list[str]:
@@ -418,7 +409,7 @@ def endless_mkv(endless_file: Path) -> Path:
     return path
 
 
-@needs_ffmpeg
+@pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize("streaming", ["true", "false"])
 async def test_a_client_that_goes_in_mid_file_leaves_no_session_and_no_ffmpeg(
     served: Served, endless_mkv: Path, folder: Path, streaming: str
@@ -426,12 +417,12 @@ async def test_a_client_that_goes_in_mid_file_leaves_no_session_and_no_ffmpeg(
     asking = asyncio.create_task(
         post(served, endless_mkv, path="/v1/audio/transcriptions", stream=streaming)
     )
-    await until(lambda: any(s.seconds > 60 for s in served.server.engine.sessions))
+    await eventually(lambda: any(s.seconds > 60 for s in served.server.engine.sessions))
     assert len(children()) == 1
     asking.cancel()
     await asyncio.wait([asking])
     await served.settled()
-    await until(lambda: not children())
+    await eventually(lambda: not children())
     assert not left_in(folder)
 
 
@@ -440,11 +431,11 @@ async def test_a_file_that_is_not_done_when_the_server_ends_is_told_so(
 ) -> None:
     with serving(drain_seconds=0.3) as served:
         asking = asyncio.create_task(post(served, endless_file))
-        await until(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
+        await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
         draining = asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
         )
-        await until(lambda: served.server.state.value == "draining")
+        await eventually(lambda: served.server.state.value == "draining")
         assert (await post(served, DICTATION)).status_code == 503
         await draining
         answer = await asking
@@ -457,9 +448,9 @@ async def test_a_file_that_is_not_done_when_the_server_ends_is_told_so(
 async def test_a_file_that_is_nearly_done_gets_its_answer_when_the_server_ends(
     long_file: Path,
 ) -> None:
-    with serving() as served:
+    with serving(drain_seconds=PATIENCE) as served:
         asking = asyncio.create_task(post(served, long_file))
-        await until(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
+        await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
         await asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
         )

@@ -19,8 +19,8 @@ from openai import AsyncOpenAI
 from pipecat.services.openai.stt import OpenAISTTService
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
-from serving import Served, serving
-from test_files import content, until, uploading
+from serving import Served, eventually, serving
+from test_files import content, uploading
 
 from parakeet_stt import Transcript, load_model
 from parakeet_stt.bench.pipecat import hear
@@ -215,7 +215,7 @@ async def test_a_client_that_is_told_to_come_again_comes_again() -> None:
     with serving(max_requests=1) as served:
         base = served.http + "/v1"
         async with uploading(served):
-            await until(lambda: served.server._requests == 1)
+            await eventually(lambda: served.server._requests == 1)
             async with AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
                 with pytest.raises(openai.RateLimitError) as refused:
                     await ask(client)
@@ -223,7 +223,7 @@ async def test_a_client_that_is_told_to_come_again_comes_again() -> None:
             patient = AsyncOpenAI(base_url=base, api_key="none", max_retries=2)
             asking = asyncio.create_task(ask(patient))
             counter = served.server.metrics.rejected.labels("requests")
-            await until(lambda: counter._value.get() == 2)
+            await eventually(lambda: counter._value.get() == 2)
         assert (await asking).text == offline().text
         await patient.close()
 

@@ -28,20 +28,15 @@ from openai.types.realtime import (
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
-    EndFrame,
     ErrorFrame,
-    Frame,
     InterimTranscriptionFrame,
     ProposedUserStartedSpeakingFrame,
     ProposedUserStoppedSpeakingFrame,
     TranscriptionFrame,
 )
-from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.audio.vad_processor import VADProcessor
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService
-from pipecat.workers.runner import WorkerRunner
+from pipelines import Listener, play
 from serving import Served, pcm16, serving
 from test_native import encode_mulaw
 from websockets.asyncio.client import ClientConnection, connect
@@ -49,7 +44,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from parakeet_stt import load_model
 from parakeet_stt.audio import _ALAW, _MULAW, SAMPLE_RATE, Resampler, Samples
 from parakeet_stt.model.stream import Work
-from parakeet_stt.player import Player
 from parakeet_stt.transcript import Transcript
 
 RATE = 24_000
@@ -613,55 +607,17 @@ async def test_browsers_show_their_key_as_a_subprotocol() -> None:
             assert body["error"]["type"] == "authentication_error"
 
 
-class Listener(FrameProcessor):
-    """Keeps what came out of a pipeline, and knows when so many finals have."""
-
-    def __init__(self, finals: int) -> None:
-        super().__init__()
-        self.frames: list[Frame] = []
-        self.all_heard = asyncio.Event()
-        self._wanted = finals
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
-        self.frames.append(frame)
-        if isinstance(frame, TranscriptionFrame):
-            self._wanted -= 1
-            if self._wanted == 0:
-                self.all_heard.set()
-        await self.push_frame(frame, direction)
-
-    def of(self, kind: type[Frame]) -> list[Any]:
-        return [frame for frame in self.frames if isinstance(frame, kind)]
-
-
 async def pipecat_hears(served: Served, server_vad: bool) -> Listener:
     """A recording twice, at four times its speed, through Pipecat's own service."""
     pause = np.zeros(SAMPLE_RATE, np.float32)
     samples = np.concatenate((KNOWN[0].samples(), pause, KNOWN[0].samples(), pause, pause))
-    player = Player(samples, speed=4)
     stt = OpenAIRealtimeSTTService(
         api_key="any",
         base_url=f"{served.ws}/v1/realtime",
         turn_detection={"type": "server_vad"} if server_vad else False,
     )
-    listener = Listener(finals=2)
     vad = VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(stop_secs=0.2)))
-    stages = [player, stt, listener] if server_vad else [player, vad, stt, listener]
-    worker = PipelineWorker(Pipeline(stages), enable_rtvi=False)
-
-    async def end() -> None:
-        async with asyncio.timeout(30):
-            await player.played.wait()
-            await listener.all_heard.wait()
-        await worker.queue_frame(EndFrame())
-
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
-    ending = asyncio.create_task(end())
-    await runner.run()
-    await ending
-    return listener
+    return await play(samples, *([stt] if server_vad else [vad, stt]), finals=2)
 
 
 @pytest.mark.parametrize("server_vad", [False, True])

@@ -112,20 +112,20 @@ def test_the_newest_interim_says_nearly_what_the_final_says(model: Model) -> Non
     for recording in SINGLE[::4]:
         with model.transcribe_stream() as stream:
             samples = recording.samples()
-            for start in range(0, len(samples), 3_200):
-                hypothesis = stream.add_audio(samples[start : start + 3_200])
+            for start in range(0, len(samples), 6_400):
+                hypothesis = stream.add_audio(samples[start : start + 6_400])
             same += hypothesis.text == stream.finish().text
     assert same >= 0.8 * len(SINGLE[::4])
 
 
 def test_an_interim_encodes_a_bounded_window(model: Model) -> None:
     """However long the segment and whatever its context, a few seconds at most."""
-    longest = (HISTORY + OLDEST_TENTATIVE + RENEWED_IN_PAUSE + 1) * 8 + 50  # And what came since.
+    longest = (HISTORY + OLDEST_TENTATIVE + RENEWED_IN_PAUSE + 1) * 8 + 100  # And what came since.
     pause = np.zeros(10 * SAMPLE_RATE, np.float32)
     samples = np.concatenate((LONG.samples(), pause, LONG.samples()))
     with model.transcribe_stream() as stream:
-        for start in range(0, len(samples), 8_000):
-            stream.feed(samples[start : start + 8_000])
+        for start in range(0, len(samples), 16_000):
+            stream.feed(samples[start : start + 16_000])
             lengths, _ = encoded(stream.supposing(), model)
             assert all(length <= longest for length in lengths)
 
@@ -165,8 +165,8 @@ def test_tokens_are_decoded_and_committed_once_where_windows_meet(model: Model) 
     chosen = [r for r in SEVERAL if r.end < 25][:4]
     samples = np.concatenate([r.samples() for r in chosen])
     with model.transcribe_stream() as stream:
-        for start in range(0, len(samples), 3_200):
-            hypothesis = stream.add_audio(samples[start : start + 3_200])
+        for start in range(0, len(samples), 6_400):
+            hypothesis = stream.add_audio(samples[start : start + 6_400])
         final = stream.finish()
     starts = [token.start for token in hypothesis.committed_tokens]
     assert starts == sorted(starts)
@@ -197,8 +197,8 @@ def test_a_final_made_in_a_pause_is_the_final(model: Model, quiet: float) -> Non
         samples = np.concatenate((spoken_part, np.zeros(8_000, np.float32)))
         samples += random.normal(0, quiet, len(samples)).astype(np.float32)
         with model.transcribe_stream() as stream:
-            for start in range(0, len(samples) - 2_000, 1_600):
-                stream.add_audio(samples[start : start + 1_600])
+            for start in range(0, len(samples) - 3_600, 3_200):
+                stream.add_audio(samples[start : start + 3_200])
                 if stream.paused:
                     drive(stream.speculating(), model.encoder)
                     assert not stream.paused
@@ -224,7 +224,7 @@ def test_a_final_made_in_a_pause_is_dropped_when_speech_goes_on(model: Model) ->
         assert spoken(stream.finish()) == spoken(model.transcribe(samples))
 
 
-@pytest.mark.parametrize("times", [1, 3], ids=["once", "in the midst of a long piece"])
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "in the midst of a long piece"])
 def test_nothing_heard_is_lost_when_a_window_fails_to_be_encoded(
     monkeypatch: pytest.MonkeyPatch, model: Model, times: int
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soxr
 from conftest import RECORDINGS
-from serving import Served, offline, pcm16, serving
+from serving import PATIENCE, Served, offline, pcm16, serving
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
@@ -27,7 +27,7 @@ FORMAT = {"rate": 16_000, "width": 2, "channels": 1}
 
 
 def client_of(served: Served) -> AsyncTcpClient:
-    return AsyncTcpClient("127.0.0.1", served.port("wyoming_port"), read_timeout=30)
+    return AsyncTcpClient("127.0.0.1", served.port("wyoming_port"), read_timeout=PATIENCE)
 
 
 async def next_event(client: AsyncTcpClient) -> Event:
@@ -398,11 +398,11 @@ async def test_a_server_that_shuts_down_gives_the_transcript_first() -> None:
 
 
 async def test_an_idle_client_gets_its_transcript_and_the_reason() -> None:
-    with serving(idle_seconds=0.3, wyoming_port=0) as served:
+    with serving(idle_seconds=1.5, wyoming_port=0) as served:
         async with halfway(served) as client:
             events = await rest(client)
         assert texts(events) == [offline(PCM)]
-        assert "0.3 seconds" in errors(events)[0].text
+        assert "1.5 seconds" in errors(events)[0].text
         await served.settled()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.model import blas
-from parakeet_stt.settings import load_settings
+from parakeet_stt.settings import Backend, load_settings
 
 _PACKAGES = ("pipecat-ai", "parakeet-mlx", "mlx", "onnxruntime", "numpy", "soxr")
 
@@ -53,9 +53,11 @@ def examine() -> Iterator[Check]:
     """Look at everything, in the order in which it is needed."""
     yield Check("python", f"{platform.python_version()} on {platform.platform()}", True)
     yield Check("packages", ", ".join(_version(name) for name in _PACKAGES), True)
-    yield _device()
-    yield _blas()
-    yield from _backends()
+    problem = _mlx_problem()
+    yield _device(problem)
+    if problem is None:
+        yield _blas()
+    yield from _backends(("onnx",) if problem else ("onnx", "mlx"))
     yield _model()
     yield _microphone()
     yield _hub()
@@ -68,11 +70,25 @@ def _version(package: str) -> str:
         return f"{package} (not installed)"
 
 
-def _device() -> Check:
+def _mlx_problem() -> ImportError | None:
+    """The reason why MLX cannot be imported, if it cannot."""
     try:
-        from parakeet_stt.model.mlx_encoder import device_name, has_gpu
+        import parakeet_stt.model.mlx_encoder  # noqa: F401
     except ImportError as error:
-        return Check("device", f"MLX is not usable here ({error}); ONNX Runtime is used", None)
+        return error
+    return None
+
+
+def _device(mlx_problem: ImportError | None) -> Check:
+    if mlx_problem is not None:
+        return Check(
+            "device",
+            f"CPU, through ONNX Runtime; MLX is not available ({mlx_problem}; "
+            "on Linux it is the extra `mlx`, or `cuda` with an NVIDIA GPU)",
+            None,
+        )
+    from parakeet_stt.model.mlx_encoder import device_name, has_gpu
+
     if has_gpu():
         return Check("device", f"{device_name()}, through MLX, in bf16", True)
     return Check("device", "CPU: ONNX Runtime where the model has an ONNX encoder, else MLX", True)
@@ -103,16 +119,16 @@ def _matrix_speed(environment: dict[str, str]) -> float:
     return float(done.stdout)
 
 
-def _backends() -> Iterator[Check]:
-    """Transcribe the bundled recording on both encoders."""
+def _backends(backends: tuple[Backend, ...]) -> Iterator[Check]:
+    """Transcribe the bundled recording on these encoders."""
     from parakeet_stt.audio import read_audio
     from parakeet_stt.model.parakeet import load_model
 
     samples = read_audio(SELF_TEST)
-    for backend in ("onnx", "mlx"):
+    for backend in backends:
         try:
             model = load_model("tiny", backend=backend)
-        except (ParakeetError, ImportError) as error:
+        except ParakeetError as error:
             yield Check(f"{backend} test", str(error), False)
             continue
         model.warm_up()

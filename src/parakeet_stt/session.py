@@ -192,6 +192,9 @@ class Session:
             seconds: Of audio. The model must have been loaded, or nothing will change.
         """
         while self.lag > seconds and self._state is not SessionState.CLOSED:
+            if self._segment is not None and not self._segment.failing:
+                # No more audio may come before this returns: it cannot wait for an interval of it.
+                self._queue_interim(self._segment, seconds)
             self._progress.clear()
             await self._progress.wait()
 
@@ -409,13 +412,20 @@ class Session:
         self._history.clear()
         self._history_samples = 0
 
-    def _queue_interim(self, segment: Segment) -> None:
-        """Ask for an interim when enough is new, unless one is on its way: that one will be about
-        the newest audio when its turn comes."""
+    def _queue_interim(self, segment: Segment, interval: float | None = None) -> None:
+        """Queue an interim if enough audio is new, unless one is queued: that one will be about
+        the newest audio when its turn comes.
+
+        Args:
+            segment: The open segment.
+            interval: Seconds of new audio that are enough; by default as many as the session and
+                the load of the inference thread ask for.
+        """
         model = segment.engine.model
         if segment.queued or model is None:
             return
-        interval = max(segment.interval or _HEARING_SECONDS, scheduler.cadence)
+        if interval is None:
+            interval = max(segment.interval or _HEARING_SECONDS, scheduler.cadence)
         if segment.waiting < interval * SAMPLE_RATE:
             return
         segment.queued = True

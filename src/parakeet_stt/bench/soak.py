@@ -7,7 +7,7 @@ must be at the end what they were at the beginning.
 from __future__ import annotations
 
 import asyncio
-import resource
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -145,7 +145,9 @@ def resident_bytes() -> int:
     """The process's resident memory; where there is no ``/proc``, the most there has been."""
     statm = Path("/proc/self/statm")
     if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # Not on Windows.
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # In bytes on macOS.
 
 

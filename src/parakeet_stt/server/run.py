@@ -245,7 +245,8 @@ async def serve(settings: ServerSettings) -> None:
         await running.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        # Not by the loop: Windows' cannot.
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
     # Uvicorn's own words, where there are any, go where ours go.
     logging.getLogger("uvicorn").addHandler(_Forward())
     signals = asyncio.create_task(until_drained())
