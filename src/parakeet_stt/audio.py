@@ -348,15 +348,19 @@ class AudioFile:
             AudioError: The file does not exist, cannot be decoded or holds no audio.
         """
         empty = True
-        with self._open() as file:
-            for block in self._decode(file, seconds):
-                if self._stopped:
-                    return
-                if len(block):
-                    empty = False
-                    yield block
-        if empty and not self._stopped:
-            raise AudioError(f"{self._name} holds no audio")
+        try:
+            with self._open() as file:
+                for block in self._decode(file, seconds):
+                    if self._stopped:
+                        return
+                    if len(block):
+                        empty = False
+                        yield block
+            if empty:
+                raise AudioError(f"{self._name} holds no audio")
+        except AudioError:
+            if not self._stopped:  # What ffmpeg is killed in the middle of counts for nothing.
+                raise
 
     def stop(self) -> None:
         """End :meth:`blocks` early; may be called from any thread, while another one reads.

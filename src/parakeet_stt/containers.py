@@ -255,14 +255,12 @@ def _ogg_parts(file: BinaryIO, size: int) -> Iterator[Part]:
     """Chained Ogg: a link starts with pages that begin a stream ("BOS"), one for each stream."""
     starts: list[int] = []
     behind = -1  # Offset behind the newest page that begins a stream.
-    for place in _find(file, b"OggS\x00\x02", size):
+    for place in _find(file, rb"OggS\x00\x02", 6, size):
         if place != behind:
             starts.append(place)
         head = _read(file, place, 27)
         sizes = _read(file, place + 27, head[26]) if len(head) == 27 else b""
         behind = place + 27 + len(sizes) + sum(sizes)
-        if len(starts) > MAX_PARTS:
-            break
     starts[:1] = [0]
     for start, end in zip(starts, [*starts[1:], size], strict=True):
         yield Part(start, end, cut_off=end == size and not _ends_ogg(file, size))
@@ -279,12 +277,7 @@ def _ends_ogg(file: BinaryIO, size: int) -> bool:
 
 def _flac_parts(file: BinaryIO, size: int) -> Iterator[Part]:
     """Joined FLAC files: each starts with its mark and a STREAMINFO block of 34 bytes."""
-    starts = []
-    for place in _find(file, b"fLaC", size):
-        if _read(file, place + 4, 4) in (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22"):
-            starts.append(place)
-            if len(starts) > MAX_PARTS:
-                break
+    starts = list(_find(file, rb"fLaC[\x00\x80]\x00\x00\x22", 8, size))
     starts[:1] = [0]
     for start, end in zip(starts, [*starts[1:], size], strict=True):
         yield Part(start, end)
@@ -292,8 +285,8 @@ def _flac_parts(file: BinaryIO, size: int) -> Iterator[Part]:
 
 def _mpeg_parts(file: BinaryIO, size: int) -> Iterator[Part]:
     """Joined MP3 files: mpg123 stops after as many frames as the first one's Xing header states."""
-    start = 0
-    while (frame := _find_frame(file, start, size)) is not None:
+    start, tries = 0, iter(range(_MAX_SYNCS))
+    while (frame := _find_frame(file, start, size, tries)) is not None:
         stated = _xing_length(file, frame)
         end = size if stated is None else min(frame + stated, size)
         cut_off = stated is not None and frame + stated > size
@@ -301,6 +294,7 @@ def _mpeg_parts(file: BinaryIO, size: int) -> Iterator[Part]:
         start = end
 
 
+_MAX_SYNCS = 200_000  # Tried per file.
 _SYNC = rb"\xff[\xe2-\xef\xf2-\xff]"  # MPEG 1, 2 and 2.5.
 _KBPS = {  # By whether this is MPEG 1, and by layer.
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -328,12 +322,17 @@ def _frame_length(head: bytes) -> int | None:
     return samples * bits // _RATES[version][rate] + padding
 
 
-def _find_frame(file: BinaryIO, start: int, size: int) -> int | None:
-    """Offset of the next MPEG audio frame that another one, or the file's end, follows."""
+def _find_frame(file: BinaryIO, start: int, size: int, tries: Iterator[int]) -> int | None:
+    """Offset of the next MPEG audio frame that another one, or the file's end, follows.
+
+    Each place that looks like a frame takes one of ``tries``.
+    """
     place = _skip_id3(file, start)
     while place < size:
         data = _read(file, place, 2**16 + 4)
         for sync in re.finditer(_SYNC, data[: 2**16 + 1]):
+            if next(tries, None) is None:
+                return None
             length = _frame_length(data[sync.start() : sync.start() + 4])
             if length is None:
                 continue
@@ -364,12 +363,16 @@ def _skip_id3(file: BinaryIO, place: int) -> int:
     return place
 
 
-def _find(file: BinaryIO, pattern: bytes, size: int) -> Iterator[int]:
-    """Offsets of ``pattern``, in ascending order."""
+def _find(file: BinaryIO, pattern: bytes, length: int, size: int) -> Iterator[int]:
+    """Offsets of a pattern that matches ``length`` bytes; one more than the maximum of parts."""
+    count = 0
     for place in range(0, size, 2**20):
-        data = _read(file, place, 2**20 + len(pattern) - 1)
-        for match in re.finditer(re.escape(pattern), data):
+        data = _read(file, place, 2**20 + length - 1)
+        for match in re.finditer(pattern, data):
             yield place + match.start()
+            count += 1
+            if count > MAX_PARTS:
+                return
 
 
 def _read(file: BinaryIO, place: int, length: int) -> bytes:

@@ -28,7 +28,8 @@ ENCODINGS = frozenset(
 _UNKNOWN_FRAMES = 2**62  # libsndfile's largest number: a FLAC or Ogg file does not state a length.
 _MAX_BLOCK = 2**22  # Samples of all channels.
 _SKIP = 4096  # Frames; a FLAC block has no more by default.
-_MAX_ATTEMPTS = 500  # To get past damage.
+_MAX_DAMAGE = 50  # Places in one recording.
+_MAX_SEEKS = 10  # To get past one of them; each goes twice as far.
 
 
 class UnsupportedError(Exception):
@@ -107,7 +108,7 @@ class Recording:
             if failed and not self._reader.exhausted:
                 damage.append(position)
                 stuck = True
-                if len(damage) > _MAX_ATTEMPTS:
+                if len(damage) > _MAX_DAMAGE:
                     raise AudioError(f"{self._name} is damaged in too many places")
             elif count:
                 stuck = False
@@ -123,7 +124,7 @@ class Recording:
 
     def _skip(self, position: int) -> int:
         """Start anew behind a damaged place; returns how many frames that is."""
-        for skipped in range(_SKIP, _SKIP * _MAX_ATTEMPTS, _SKIP):
+        for skipped in (_SKIP << seek for seek in range(_MAX_SEEKS)):
             if self.frames is not None and position + skipped >= self.frames:
                 return self.frames - position
             self._sound.close()
