@@ -215,20 +215,12 @@ async def test_files_are_heard_side_by_side(served: Served) -> None:
     await served.settled()
 
 
-async def test_silence_and_no_samples_at_all_are_no_text(served: Served, tmp_path: Path) -> None:
-    for seconds in (0, 40):
-        path = tmp_path / "silence.wav"
-        soundfile.write(path, np.zeros(seconds * 16_000), 16_000)
-        answer = await post(served, path, include_timestamps="true")
-        nothing = {"words": [], "segments": [], "chars": []}
-        assert answer.json() == {"text": "", "confidence": 0.0, "timestamps": nothing}
-
-
-def damaged(file: Path) -> bytes:
-    data = bytearray(file.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 4000] = np.random.default_rng(0).bytes(4000)
-    return bytes(data)
+async def test_silence_is_no_text(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(40 * 16_000), 16_000)
+    answer = await post(served, path, include_timestamps="true")
+    nothing = {"words": [], "segments": [], "chars": []}
+    assert answer.json() == {"text": "", "confidence": 0.0, "timestamps": nothing}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +229,7 @@ def damaged(file: Path) -> bytes:
         (lambda _: b"", "voice.bin is empty"),
         (lambda _: b"this is no audio", "voice.bin cannot be decoded"),
         (lambda _: np.random.default_rng(1).bytes(50_000), "voice.bin cannot be decoded"),
-        (lambda _: damaged(DICTATION), "voice.bin is damaged"),
+        (lambda _: bytes(DICTATION.read_bytes()[:60]), "voice.bin cannot be decoded"),
         (lambda _: b"RIFF\xff\xff\xff\xffWAVE", "voice.bin cannot be decoded"),
         (lambda path: floats(path, np.nan), "not finite"),
         (lambda path: floats(path, 1e30), "one of 1e+30"),

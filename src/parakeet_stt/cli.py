@@ -134,7 +134,7 @@ def _add_server_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _transcribe(arguments: argparse.Namespace) -> int:
-    from parakeet_stt.audio import duration_of
+    from parakeet_stt.audio import AudioFile
     from parakeet_stt.model.parakeet import load_model
 
     settings = settings_of(arguments)
@@ -149,17 +149,17 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     )
     failed = 0
     for file in arguments.files:
-        length = duration_of(file)
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
-            TimeRemainingColumn(),
-            console=_err,
-            transient=True,
-            disable=not _err.is_terminal or (length or 0) < _LONG_FILE_SECONDS,
-        )
         try:
+            length = AudioFile(file).duration()
+            bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+                TimeRemainingColumn(),
+                console=_err,
+                transient=True,
+                disable=not _err.is_terminal or (length or 0) < _LONG_FILE_SECONDS,
+            )
             with bar:
                 task = bar.add_task(file.name, total=length)
                 transcript = model.transcribe(

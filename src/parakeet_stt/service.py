@@ -38,7 +38,7 @@ from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
-from parakeet_stt.audio import Resampler, pcm16
+from parakeet_stt.audio import Converter, pcm16
 from parakeet_stt.engine import Engine
 from parakeet_stt.errors import (
     AudioError,
@@ -184,7 +184,7 @@ class ParakeetMLXSTTService(STTService):
         self._engine = engine or _make_engine(self._values)
         self._session: Session | None = None
         self._receiver: asyncio.Task[None] | None = None
-        self._resampler: Resampler | None = None
+        self._converter: Converter | None = None
         self._format = (0, 1)  # Sample rate and channels of the audio that is coming in.
         self._stall: asyncio.TimerHandle | None = None
         self._last_interim = ""
@@ -287,10 +287,12 @@ class ParakeetMLXSTTService(STTService):
             self._refused_seconds += seconds
             return
         try:
-            if self._resampler is None or self._resampler.rate != rate:
+            pcm = pcm16(audio, channels)
+            convert = self._converter
+            if convert is None or (convert.rate, convert.channels) != (rate, channels):
                 self._send_rest()
-                self._resampler = Resampler(rate)
-            samples = self._resampler(pcm16(audio, channels))
+                convert = self._converter = Converter(rate, channels)
+            samples = convert(pcm)
             if self._user_speaking:
                 self._session.begin()  # Where a stall, a mute or a switch has ended the segment.
                 self._watch_for_stall()
@@ -518,9 +520,9 @@ class ParakeetMLXSTTService(STTService):
             self._session.flush()
 
     def _send_rest(self) -> None:
-        """Send what the resampler holds back."""
-        if self._resampler is not None and self._session is not None:
-            self._session.send(self._resampler.flush())
+        """Send what the converter holds back."""
+        if self._converter is not None and self._session is not None:
+            self._session.send(self._converter.flush())
 
     def _watch_for_stall(self) -> None:
         """Start waiting anew for audio to stay away."""

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 from loguru import logger
 
-from parakeet_stt.audio import Samples, read_blocks
+from parakeet_stt.audio import AudioSource, read_blocks
 from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model import blas, hub
 from parakeet_stt.model.decoder import (
@@ -122,30 +122,33 @@ class Model:
 
     def transcribe(
         self,
-        audio: Samples | str | Path,
+        audio: AudioSource,
         context_size: ContextSize = (256, 256),
         attention: Attention = "local",
         boost: Mapping[str, float] | None = None,
         progress: Callable[[float], None] | None = None,
+        sample_rate: int | None = None,
     ) -> Transcript:
         """Transcribe samples or a file, of any length.
 
         What is longer than half a minute is encoded in overlapping windows.
 
         Args:
-            audio: ``float32 [samples]``, mono, 16 kHz; or a file of any common format.
+            audio: A path; the bytes of a file; an open binary file; or an array ``[samples]`` or
+                ``[samples, channels]`` of floats within -1 to 1, int16, int32 or uint8.
             context_size: As :meth:`transcribe_stream`.
             attention: As :meth:`transcribe_stream`.
             boost: As :meth:`transcribe_stream`.
             progress: Called with the seconds of a file that have been heard.
+            sample_rate: That of an array, Hz; 16,000 by default. A file states its own.
 
         Raises:
-            AudioError: The file cannot be decoded, or the samples are not as described.
+            AudioError: The file cannot be decoded or holds no audio, or the array is not as
+                described.
             ConfigurationError: An option that cannot be used.
         """
         with self.transcribe_stream(context_size, attention, boost=boost) as stream:
-            blocks = read_blocks(audio) if isinstance(audio, str | Path) else (audio,)
-            for block in blocks:
+            for block in read_blocks(audio, sample_rate):
                 stream.feed(block)
                 if progress is not None:
                     progress(stream.seconds)

@@ -23,7 +23,7 @@ from loguru import logger
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
-from parakeet_stt.audio import SAMPLE_RATE, AudioFile, Samples, duration_of
+from parakeet_stt.audio import SAMPLE_RATE, AudioFile, Samples
 from parakeet_stt.errors import SessionClosedError
 from parakeet_stt.events import Failed, Final
 from parakeet_stt.model.stream import StreamOptions
@@ -156,10 +156,11 @@ async def transcripts(
     errand = _errand(request)
     server = errand.server
     options = server.options(boost)
-    length = await asyncio.to_thread(duration_of, upload.path)
+    file = AudioFile(upload.path, upload.name)
+    length = await asyncio.to_thread(file.duration)
     if length is not None and length > server.settings.max_file_seconds:
         raise _too_long(server, f"{upload.name} has {length:.0f}")
-    work = _Work(server, upload, length, options, endpointing)
+    work = _Work(server, file, upload.name, length, options, endpointing)
     errand.stack.callback(work.stop, _gone())
     watching = asyncio.create_task(_watch(request, work))
     limit = asyncio.get_running_loop().call_later(errand.left, work.stop, _overdue(server))
@@ -236,15 +237,16 @@ class _Work:
     def __init__(
         self,
         server: Server,
-        upload: Upload,
+        file: AudioFile,
+        name: str,
         length: float | None,
         options: StreamOptions,
         endpointing: Endpointing | None,
     ) -> None:
         self._server = server
-        self._name = upload.name
+        self._name = name
         self._length = length
-        self._file = AudioFile(upload.path, upload.name)
+        self._file = file
         self._stopped: Exception | None = None
         self._begun = time.monotonic()
         self._reported = 0.0
