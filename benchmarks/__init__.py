@@ -1,0 +1,1 @@
+"""What we measure: run from a checkout, not part of the package."""
