@@ -188,3 +188,34 @@ async def test_endpointing_may_be_changed_while_speech_is_judged(engine: Engine)
         assert (await session.flush()).text in SINGLE[0].text
         session.send(SINGLE[1].samples())
         assert (await session.flush()).text == SINGLE[1].text
+
+
+def keypad(seconds: float) -> Samples:
+    """Someone who types a number slowly: a tone of 0.15 s each second."""
+    time = np.arange(int(0.15 * SAMPLE_RATE)) / SAMPLE_RATE
+    tones = [(697, 1209), (770, 1336), (852, 1477), (941, 1336), (770, 1209), (852, 1209)]
+    keys = []
+    for low, high in tones:
+        tone = 0.1 * (np.sin(2 * np.pi * low * time) + np.sin(2 * np.pi * high * time))
+        keys.append(np.concatenate((tone, np.zeros(int(0.85 * SAMPLE_RATE)))))
+    count = int(seconds)
+    return np.concatenate([keys[n % len(keys)] for n in range(count)]).astype(np.float32)
+
+
+async def test_a_flush_transcribes_no_half_minute_of_tones(engine: Engine) -> None:
+    async with engine.open(interval=None, preroll=0.6, endpointing=Endpointing()) as session:
+        session.send(keypad(29))
+        final = await session.flush()
+        assert final.end - final.start < 3.5
+        session.send(SINGLE[0].samples())
+        assert (await session.flush()).text == SINGLE[0].text
+
+
+async def test_a_word_that_is_too_short_for_the_endpointer_is_heard_behind_tones(
+    engine: Engine,
+) -> None:
+    word = SINGLE[0].samples()
+    patient = Endpointing(start_seconds=len(word) / SAMPLE_RATE)
+    async with engine.open(interval=None, preroll=0.6, endpointing=patient) as session:
+        session.send(np.concatenate((keypad(12), PAUSE, word)))
+        assert SINGLE[0].text in (await session.flush()).text

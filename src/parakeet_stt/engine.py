@@ -145,7 +145,8 @@ class Engine:
             interval: Shortest time between interims, in seconds of audio; None for finals only.
             preroll: None where all audio belongs to a segment (the caller flushes); otherwise
                 audio is speech only from :meth:`Session.begin` to a flush, and so many seconds
-                from before are kept for the next segment's beginning.
+                from before a VAD reports speech belong to it. If the VAD is behind the newest
+                audio, the session finds out in the audio where speech starts and ends.
             endpointing: When speech counts as begun and ended, where the session is to find out by
                 itself: segments are then opened (with ``preroll``) and flushed for it.
             bulk: Whether it is a recording: sessions of people who speak now go first.

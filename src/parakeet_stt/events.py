@@ -13,7 +13,7 @@ from parakeet_stt.transcript import Hypothesis, Transcript
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """The endpointer heard speech begin, as an event.
+    """Speech has started and a segment with it, as an event.
 
     Attributes:
         at: Seconds of audio since the session opened.

@@ -68,6 +68,12 @@ class Segment:
             self._pieces.append(samples)
             self.waiting += len(samples)
 
+    def again(self, samples: Samples) -> Segment:
+        """Another segment with the same options and start, and with other audio."""
+        other = Segment(self.engine, self._options, self.start, self.interval, self.bulk)
+        other.add(samples)
+        return other
+
     # What follows belongs to the inference thread.
 
     @property

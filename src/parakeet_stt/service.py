@@ -11,6 +11,7 @@ import asyncio
 import copy
 import difflib
 import inspect
+from collections import deque
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -25,11 +26,18 @@ from pipecat.frames.frames import (
     ServiceSwitcherRequestMetadataFrame,
     SpeechControlParamsFrame,
     STTMuteFrame,
+    SystemFrame,
     TranscriptionFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.pipeline.service_switcher import ServiceSwitcher
+from pipecat.processors.frame_processor import (
+    FrameCallback,
+    FrameDirection,
+    FrameProcessor,
+    FrameProcessorSetup,
+)
 from pipecat.services.settings import STTSettings
 from pipecat.services.stt_service import STTService
 from pipecat.transcriptions.language import Language
@@ -38,7 +46,7 @@ from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
-from parakeet_stt.audio import Converter, pcm16
+from parakeet_stt.audio import SAMPLE_RATE, Converter, pcm16
 from parakeet_stt.engine import Engine
 from parakeet_stt.errors import (
     AudioError,
@@ -49,11 +57,13 @@ from parakeet_stt.errors import (
     ModelUnavailableError,
     ParakeetError,
 )
-from parakeet_stt.events import Failed, Final
+from parakeet_stt.events import Failed, Final, SegmentEnded, SpeechStarted
+from parakeet_stt.locator import VAD_START_SECONDS
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS, Session, SessionState
 from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
+from parakeet_stt.vad_progress import VADProgress
 
 PARAKEET_TTFS_P99 = 0.35
 """Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
@@ -65,11 +75,10 @@ SETUP_SECONDS = 10.0
 cancels a pipeline whose setup takes 20 s. Loading continues after it, and audio is kept."""
 
 STALL_SECONDS = 1.0
-"""After so long without audio in the middle of speech, what was heard is made final."""
+"""If the next frame of audio is late by this time in the middle of speech, the segment ends."""
 
 _FINISH_SECONDS = 30.0  # Most that the end of a pipeline waits for the last final.
 _FAILURES_IN_A_ROW = 3  # So many, and the service says that it is no longer usable.
-_VAD_START_SECS = 0.2  # Pipecat's default, which the pre-roll's default is made for.
 _VAD_EXPECTED_SECONDS = 10.0  # Audio without a frame from any VAD, before a warning.
 # After an overflow, audio is accepted again below this share of the maximum backlog: one long gap
 # instead of one after every frame.
@@ -126,6 +135,39 @@ _FIELDS = (
 _SETTINGS = (*_FIELDS, "language")
 
 _Result = TypeVar("_Result", Hypothesis, Transcript)
+
+
+@dataclass
+class _SwitchedFrom(SystemFrame):
+    """A ServiceSwitcher has switched from the service that gets this frame.
+
+    Parameters:
+        receiver: The service's task that makes frames of events.
+        finished: Set when the final of what was said before is a frame.
+    """
+
+    receiver: asyncio.Task[None]
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class _SwitchedTo(SystemFrame):
+    """A ServiceSwitcher has switched to the service that gets this frame.
+
+    Parameters:
+        ends: What the other services got.
+        user_speaking: Whether the user was speaking.
+    """
+
+    ends: list[_SwitchedFrom]
+    user_speaking: bool
+
+    async def wait(self) -> None:
+        """Wait until the other services have sent their finals, or have ended."""
+        for end in self.ends:
+            finished = asyncio.ensure_future(end.finished.wait())
+            await asyncio.wait((finished, end.receiver), return_when=asyncio.FIRST_COMPLETED)
+            finished.cancel()
 
 
 class ParakeetMLXSTTService(STTService):
@@ -187,6 +229,9 @@ class ParakeetMLXSTTService(STTService):
         self._converter: Converter | None = None
         self._format = (0, 1)  # Sample rate and channels of the audio that is coming in.
         self._stall: asyncio.TimerHandle | None = None
+        self._frame_seconds = 0.0  # Audio in the newest frame.
+        self._speakers: deque[tuple[float, str]] = deque()  # Since when whose audio comes.
+        self._vad_progress = VADProgress()
         self._last_interim = ""
         self._failures = 0
         self._loading: asyncio.Task[None] | None = None
@@ -270,6 +315,8 @@ class ParakeetMLXSTTService(STTService):
                     f"in front of this service."
                 )
         await super().process_audio_frame(frame, direction)
+        if self._session is not None:
+            self._vad_progress.receive(frame, self._session.seconds)
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
         """Hand audio over to the session; frames come from its events.
@@ -293,8 +340,10 @@ class ParakeetMLXSTTService(STTService):
                 self._send_rest()
                 convert = self._converter = Converter(rate, channels)
             samples = convert(pcm)
+            self._frame_seconds = len(samples) / SAMPLE_RATE
+            self._note_speaker()
             if self._user_speaking:
-                self._session.begin()  # Where a stall, a mute or a switch has ended the segment.
+                self._session.begin()  # If a stall, a mute or a switch has ended the segment.
                 self._watch_for_stall()
             self._session.send(samples)
         except (AudioError, BacklogError) as error:
@@ -309,13 +358,37 @@ class ParakeetMLXSTTService(STTService):
                 )
                 self._refusal, self._refused_seconds = None, 0.0
 
+    async def queue_frame(
+        self,
+        frame: Frame,
+        direction: FrameDirection = FrameDirection.DOWNSTREAM,
+        callback: FrameCallback | None = None,
+    ) -> None:
+        """Queue a frame. If it shows that a ServiceSwitcher has switched to this service, the
+        services that it may have switched from end their segments, and this one waits for them."""
+        if isinstance(frame, ServiceSwitcherRequestMetadataFrame) and frame.service is self:
+            ends: list[_SwitchedFrom] = []
+            speaking = False
+            for other in self._alternatives():
+                if other._receiver is not None:
+                    ends.append(_SwitchedFrom(other._receiver))
+                    speaking = speaking or other._user_speaking
+                    await other.queue_frame(ends[-1])
+            # The request itself is no system frame: the audio behind it overtakes it.
+            await super().queue_frame(_SwitchedTo(ends, speaking))
+        await super().queue_frame(frame, direction, callback)
+
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Process a frame; muting ends the segment, since what follows it is not heard."""
+        """Process a frame. A mute or a switch ends the segment; what came before is not used."""
         if _shows_vad(frame):
             self._seconds_without_vad = None
+        if isinstance(frame, _SwitchedFrom | _SwitchedTo):
+            self._user_speaking = isinstance(frame, _SwitchedTo) and frame.user_speaking
+            self._end_audio(frame)
+            return
         await super().process_frame(frame, direction)
         if isinstance(frame, STTMuteFrame) and frame.mute:
-            self._flush()
+            self._end_audio()
 
     async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
         await super()._handle_vad_user_started_speaking(frame)
@@ -323,18 +396,22 @@ class ParakeetMLXSTTService(STTService):
             return
         if not self.is_usable:
             return  # Pipecat withholds the audio.
-        late = max(0.0, frame.start_secs - _VAD_START_SECS)
-        self._session.begin(self._values.preroll_ms / 1000 + late)
+        late = max(0.0, frame.start_secs - VAD_START_SECONDS)
+        judged = self._vad_progress.judged(frame.timestamp)
+        self._session.begin(self._values.preroll_ms / 1000 + late, judged)
         self._watch_for_stall()
 
     async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
+        started = self._user_speaking
         await super()._handle_vad_user_stopped_speaking(frame)
         if self._session is None or self._session.state is SessionState.CLOSED:
             return
-        if self._session.state is SessionState.IDLE and not self._muted and self.is_usable:
+        if not started and self.is_usable:
             # Speech whose start was not seen here: the service was switched to in its midst.
             self._session.begin(HISTORY_SECONDS)
-        self._flush()
+        self._cancel_stall()
+        judged = self._vad_progress.judged(frame.timestamp)
+        self._session.flush(stop_seconds=frame.stop_secs, judged=judged)
 
     async def _update_settings(  # type: ignore[override]
         self, delta: ParakeetMLXSTTSettings
@@ -429,29 +506,41 @@ class ParakeetMLXSTTService(STTService):
 
     async def _receive(self, session: Session) -> None:
         """Turn the session's events into frames, until it is closed."""
+        speaker, speakers = "", dict[int, str]()  # Of the open segment, and of those that ended.
         async for event in session:
             match event:
+                case SpeechStarted():
+                    speaker = self._speaker_at(event.at)
                 case Hypothesis():
-                    await self._push_interim(event)
+                    await self._push_interim(event, speaker)
+                case SegmentEnded():
+                    speakers[event.segment] = speaker
                 case Final():
                     self._failures = 0
-                    await self._push_final(event.transcript)
+                    await self._push_final(event.transcript, speakers.pop(event.segment))
                 case Failed():
+                    speakers.pop(event.segment, None)
                     await self._push_failure(event.error)
+            if isinstance(event, Final | Failed):
+                match event.mark:
+                    case _SwitchedFrom():
+                        event.mark.finished.set()
+                    case _SwitchedTo():
+                        await event.mark.wait()
 
-    async def _push_interim(self, hypothesis: Hypothesis) -> None:
+    async def _push_interim(self, hypothesis: Hypothesis, user_id: str) -> None:
         text = hypothesis.text
         if not text or text == self._last_interim:
             return
         self._last_interim = text
         await self.push_frame(
             InterimTranscriptionFrame(
-                text, self._user_id, time_now_iso8601(), self._language(None), _as_lists(hypothesis)
+                text, user_id, time_now_iso8601(), self._language(None), _as_lists(hypothesis)
             )
         )
         await self._handle_transcription(text, False, self._language(None))
 
-    async def _push_final(self, transcript: Transcript) -> None:
+    async def _push_final(self, transcript: Transcript, user_id: str) -> None:
         self._last_interim = ""
         text = transcript.text
         if text and transcript.confidence < self._values.min_confidence:
@@ -467,7 +556,7 @@ class ParakeetMLXSTTService(STTService):
         language = self._language(transcript)
         frame = TranscriptionFrame(
             text,
-            self._user_id,
+            user_id,
             time_now_iso8601(),
             language,
             _as_lists(transcript),
@@ -513,11 +602,49 @@ class ParakeetMLXSTTService(STTService):
         rate, channels = self._format
         return len(audio) / (2 * channels * rate)
 
-    def _flush(self) -> None:
+    def _alternatives(self) -> list[ParakeetMLXSTTService]:
+        """The other services of this class in the same ServiceSwitcher."""
+        waiting: list[FrameProcessor] = [self.pipeline_worker.pipeline]
+        while waiting:
+            processor = waiting.pop()
+            if isinstance(processor, ServiceSwitcher) and self in processor.services:
+                services = processor.services
+                return [
+                    s for s in services if isinstance(s, ParakeetMLXSTTService) and s is not self
+                ]
+            waiting += processor.processors
+        return []
+
+    def _end_audio(self, mark: _SwitchedFrom | _SwitchedTo | None = None) -> None:
+        """End the segment; audio that was received so far is not used for another."""
+        if self._session is None or self._session.state is SessionState.CLOSED:
+            return
+        try:
+            self._send_rest()
+        finally:
+            self._converter = None
+            self._flush(mark)
+            self._session.discard()
+
+    def _flush(self, mark: _SwitchedFrom | _SwitchedTo | None = None) -> None:
         """End the segment, if one is open; its final comes as an event."""
         self._cancel_stall()
-        if self._session is not None and self._session.state is SessionState.SPEAKING:
-            self._session.flush()
+        if self._session is not None and self._session.state is not SessionState.CLOSED:
+            self._session.flush(mark)
+
+    def _note_speaker(self) -> None:
+        """Note whose audio comes next."""
+        assert self._session is not None
+        now = self._session.seconds
+        if not self._speakers or self._speakers[-1][1] != self._user_id:
+            self._speakers.append((now, self._user_id))
+        while len(self._speakers) > 1 and self._speakers[1][0] < now - MAX_BACKLOG_SECONDS:
+            self._speakers.popleft()
+
+    def _speaker_at(self, time: float) -> str:
+        """Whose audio there is at a time, in seconds since the session opened."""
+        earlier = [speaker for since, speaker in self._speakers if since <= time]
+        return earlier[-1] if earlier else self._user_id
 
     def _send_rest(self) -> None:
         """Send what the converter holds back."""
@@ -527,7 +654,8 @@ class ParakeetMLXSTTService(STTService):
     def _watch_for_stall(self) -> None:
         """Start waiting anew for audio to stay away."""
         self._cancel_stall()
-        self._stall = self.get_event_loop().call_later(STALL_SECONDS, self._flush)
+        seconds = self._frame_seconds + STALL_SECONDS
+        self._stall = self.get_event_loop().call_later(seconds, self._flush)
 
     def _cancel_stall(self) -> None:
         if self._stall is not None:

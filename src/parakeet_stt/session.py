@@ -29,7 +29,9 @@ from parakeet_stt.events import (
     SpeechStarted,
     SpeechStopped,
 )
+from parakeet_stt.history import History
 from parakeet_stt.intake import Intake
+from parakeet_stt.locator import LOCATING, VAD_START_SECONDS, Locator
 from parakeet_stt.model.parakeet import Model
 from parakeet_stt.model.stream import StreamOptions, Work
 from parakeet_stt.schedule import Priority, Step, call_soon, scheduler, settle
@@ -88,7 +90,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
-        self._intake = Intake(self._take, self._change, lambda error: self._emit(Failed(error)))
+        self._intake = Intake(self._take, self._change, self._endpointer_failed)
+        self._locator: Locator | None = None  # Where segments are started and flushed by a VAD.
         self._asked: set[asyncio.Future[Transcript]] = set()  # Flushes that wait in the intake.
         # Finals on their way, in order; without a segment, those that are empty.
         self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
@@ -96,9 +99,10 @@ class Session:
         self._segments = 0  # How many have been ended.
         self._ready: dict[asyncio.Future[Transcript], Final | Failed] = {}  # Before their turn.
         self._early: Hypothesis | None = None  # Of the open segment, while an earlier final is due.
-        self._history: deque[Samples] = deque()
-        self._history_samples = 0
+        self._history = History(int(HISTORY_SECONDS * SAMPLE_RATE))
+        self._taken = 0  # Sample up to which audio belongs to segments, or was discarded.
         self._received = 0
+        self._begun = False  # Whether a segment will be open once all requests have been met.
         self._reminder: float | None = None
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
@@ -157,7 +161,12 @@ class Session:
         self._options = options
         self._interval = interval
         self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
-        self._intake.listen(endpointing)
+        if endpointing is None and preroll is not None:
+            self._locator = self._locator or Locator()
+            self._intake.listen(LOCATING)
+        else:
+            self._locator = None
+            self._intake.listen(endpointing)
 
     def send(self, samples: Any) -> None:
         """Take more audio. Never blocks.
@@ -198,23 +207,33 @@ class Session:
             self._progress.clear()
             await self._progress.wait()
 
-    def begin(self, reach: float | None = None) -> None:
-        """Open a segment, with the pre-roll before it; nothing happens where one is open.
+    def begin(self, reach: float | None = None, judged: float = 0.0) -> None:
+        """Open a segment for the speech that a VAD reports; nothing happens where one is open.
+
+        The VAD may be behind the newest audio: the segment begins with the earliest speech that
+        belongs to no segment and that the VAD may not have judged before, and the pre-roll before
+        it. What belonged to an earlier segment, or was discarded, is never taken again.
 
         Args:
-            reach: Seconds of audio before now that belong to it; the session's pre-roll by
-                default. What belonged to an earlier segment is never taken again.
+            reach: Seconds of audio before now that belong to the segment in any case; the session's
+                pre-roll by default.
+            judged: Seconds of audio, since the session opened, that the VAD is known to have judged
+                before: speech in it that belongs to no segment was no speech to the VAD.
 
         Raises:
             SessionClosedError: The session is closed.
         """
         self._check_open()
-        if self._segment is not None:
-            return
-        wanted = (self._preroll or 0) if reach is None else int(reach * SAMPLE_RATE)
-        self._begin(wanted)
+        samples = (self._preroll or 0) if reach is None else int(reach * SAMPLE_RATE)
+        if self._locator is None:
+            self._begin_by_request(samples, judged)
+        elif not self._begun:  # What was received before must have been looked at.
+            self._begun = True
+            self._intake.put(lambda: self._begin_by_request(samples, judged))
 
-    def flush(self, mark: Any = None) -> asyncio.Future[Transcript]:
+    def flush(
+        self, mark: Any = None, stop_seconds: float | None = None, judged: float = 0.0
+    ) -> asyncio.Future[Transcript]:
         """End the segment now and keep the session; audio sent from here on is the next one's.
 
         The final is also an event, so that the future need not be awaited; cancelling whoever
@@ -222,6 +241,11 @@ class Session:
 
         Args:
             mark: Whatever tells this flush's final from others; the event has it.
+            stop_seconds: Seconds of silence after which the VAD that asks reports the end of
+                speech; None if it is not a VAD that asks. If the VAD is behind the newest audio and
+                the next utterance has started, the segment ends before it.
+            judged: Seconds of audio, since the session opened, that the VAD is known to have judged
+                before: speech in it that belongs to no segment was no speech to the VAD.
 
         Returns:
             A future of the final of everything sent before, empty where no segment was open. It
@@ -232,9 +256,10 @@ class Session:
             SessionClosedError: The session is closed.
         """
         self._check_open()
+        self._begun = False
         result: asyncio.Future[Transcript] = self._loop.create_future()
         self._asked.add(result)
-        self._intake.put(lambda: self._end_by_request(result, mark))
+        self._intake.put(lambda: self._end_by_request(result, mark, stop_seconds, judged))
         return result
 
     def discard(self) -> None:
@@ -246,6 +271,7 @@ class Session:
             SessionClosedError: The session is closed.
         """
         self._check_open()
+        self._begun = False
         self._intake.put(self._drop)
 
     def remind(self, at: float) -> None:
@@ -299,11 +325,14 @@ class Session:
 
     def _change(self, change: Change) -> None:
         """Let a segment begin or end with speech."""
+        if self._locator is not None:
+            self._locator.note(change)
+            return
         at = change.since / SAMPLE_RATE
         if change.speech is Speech.STARTED:
             segment = self._segment
             if segment is None:
-                segment = self._begin(self._heard - self._reach(change.since))
+                segment = self._begin(self._start_of_segment(change.since))
             self._emit(SpeechStarted(at, segment.start))
             return
         self._emit(SpeechStopped(at))
@@ -314,23 +343,62 @@ class Session:
         if self._heard / SAMPLE_RATE - segment.start >= endpointer.options.least_seconds:
             self._end(self._loop.create_future(), None)
 
-    def _reach(self, since: int) -> int:
+    def _start_of_segment(self, since: int) -> int:
         """Sample at which a segment begins whose speech does at ``since``."""
         if since <= _OPENING_SECONDS * SAMPLE_RATE:
             return 0
         return since - (self._preroll or 0)
 
-    def _end_by_request(self, result: asyncio.Future[Transcript], mark: Any) -> None:
-        """Flush; what the endpointer was not sure of was asked for, so it is heard."""
+    def _begin_by_request(self, reach: int, judged: float) -> None:
+        if self._segment is not None:
+            return
+        start = self._heard - reach
+        if self._locator is None:
+            self._begin(start)
+            return
+        # The pre-roll counts back from where a VAD that is up to date reports speech.
+        lead = (self._preroll or 0) - int(VAD_START_SECONDS * SAMPLE_RATE)
+        speech = self._locator.first(self._taken, reach - lead, int(judged * SAMPLE_RATE))
+        if speech is not None:
+            start = min(start, speech - lead)
+        segment = self._begin(start)
+        self._locator.take(round(segment.start * SAMPLE_RATE))  # Was no speech to the VAD.
+        at = self._heard if speech is None else speech
+        self._emit(SpeechStarted(at / SAMPLE_RATE, segment.start))
+
+    def _end_by_request(
+        self,
+        result: asyncio.Future[Transcript],
+        mark: Any,
+        stop_seconds: float | None,
+        judged: float,
+    ) -> None:
+        """Flush. If a VAD elsewhere starts segments, find out where its stop belongs; if the
+        session's endpointer does, what it was not sure of was asked for, so it is transcribed."""
         self._asked.discard(result)
         endpointer = self._intake.endpointer
-        if endpointer is not None:
+        end = None
+        if self._locator is not None:
+            if stop_seconds is not None and endpointer is not None:
+                stop = int(stop_seconds * SAMPLE_RATE)
+                end = self._locator.end_of_first(
+                    stop, int(judged * SAMPLE_RATE), endpointer.starting
+                )
+        elif endpointer is not None:
             if endpointer.speaking:
                 self._emit(SpeechStopped(self._heard / SAMPLE_RATE))
             elif self._segment is None and endpointer.suspect is not None:
-                self._begin(self._heard - self._reach(endpointer.suspect))
+                self._begin(self._start_of_segment(endpointer.suspect))
             endpointer.restart()
-        self._end(result, mark)
+        self._end(result, mark, end)
+
+    def _endpointer_failed(self, error: Exception) -> None:
+        if self._locator is None:
+            self._emit(Failed(error))
+            return
+        logger.warning(f"speech cannot be located, so that the pre-roll alone counts: {error}")
+        self._locator.clear()
+        self._intake.listen(None)
 
     def _drop(self) -> None:
         """Forget what was heard since the last segment."""
@@ -339,7 +407,10 @@ class Session:
         dropped = self._end_segment()
         if dropped is not None:
             dropped.engine.gathering.review()
-        self._forget_history()
+        self._taken = self._heard
+        if self._locator is not None:
+            self._locator.clear()
+        self._history.clear(self._heard)
         self._emit(Discarded())
         self._progress.set()
 
@@ -349,31 +420,46 @@ class Session:
             self._open_segment((self._heard - len(audio)) / SAMPLE_RATE)
         self._remind()
         self._progress.set()
-        if self._segment is None:
-            self._remember(audio)
-            return
-        self._segment.add(audio)
-        self._queue_interim(self._segment)
+        if self._segment is None or self._locator is not None:
+            self._history.add(audio, self._heard)
+        if self._segment is not None:
+            self._segment.add(audio)
+            self._queue_interim(self._segment)
 
     def _remind(self) -> None:
         if self._reminder is not None and self._heard >= self._reminder * SAMPLE_RATE:
             self._emit(Passed(self._reminder))
             self._reminder = None
 
-    def _begin(self, reach: int) -> Segment:
-        """Open a segment with so many samples of what came before."""
-        history = np.concatenate((np.zeros(0, np.float32), *self._history))
-        history = history[max(0, len(history) - reach) :]
-        self._forget_history()
-        segment = self._open_segment((self._heard - len(history)) / SAMPLE_RATE)
-        segment.add(history)
+    def _begin(self, start: int) -> Segment:
+        """Open a segment that begins with a sample of what came before."""
+        start = min(max(start, self._taken, self._history.start), self._heard)
+        segment = self._open_segment(start / SAMPLE_RATE)
+        segment.add(self._history.between(start, self._heard))
+        if self._locator is None:
+            self._history.clear(self._heard)
         self._queue_interim(segment)
         return segment
 
-    def _end(self, result: asyncio.Future[Transcript], mark: Any) -> None:
-        """End the segment and have its final made; without one, the final is empty."""
+    def _end(self, result: asyncio.Future[Transcript], mark: Any, at: int | None = None) -> None:
+        """End the segment and have its final made; without one, the final is empty.
+
+        Args:
+            result: Future of the final.
+            mark: As that of the event.
+            at: Sample at which it ends, if not with the newest one that was heard; the audio from
+                there on is the next one's.
+        """
         segment = self._end_segment()
-        now = self._heard / SAMPLE_RATE
+        end = self._heard
+        if segment is not None:
+            start = round(segment.start * SAMPLE_RATE)
+            if at is not None and self._history.start <= start < at:
+                segment, end = segment.again(self._history.between(start, at)), at
+            self._taken = end
+            if self._locator is not None:
+                self._locator.take(end)
+        now = end / SAMPLE_RATE
         self._segments += 1
         ended = SegmentEnded(self._segments, segment.start if segment else now, now, mark)
         self._finals[result] = segment
@@ -400,17 +486,6 @@ class Session:
             self._state = SessionState.IDLE
             scheduler.speakers -= segment.interval is not None
         return segment
-
-    def _remember(self, audio: Samples) -> None:
-        """Keep the newest audio before a segment."""
-        self._history.append(audio)
-        self._history_samples += len(audio)
-        while self._history_samples - len(self._history[0]) >= HISTORY_SECONDS * SAMPLE_RATE:
-            self._history_samples -= len(self._history.popleft())
-
-    def _forget_history(self) -> None:
-        self._history.clear()
-        self._history_samples = 0
 
     def _queue_interim(self, segment: Segment, interval: float | None = None) -> None:
         """Queue an interim if enough audio is new, unless one is queued: that one will be about
@@ -555,7 +630,7 @@ class Session:
         self._asked.clear()
         self._intake.close()
         self._progress.set()
-        self._forget_history()
+        self._history.clear(self._heard)
         self._engine._sessions.discard(self)
         if unfinished is not None:
             unfinished.engine.gathering.review()  # For those who waited for its final.

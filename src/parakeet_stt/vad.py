@@ -7,6 +7,7 @@ each one keeps a network and a thread.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -25,6 +26,7 @@ WINDOW = 512
 _CONTEXT = 64  # Samples before a window that the network is shown too.
 _HYSTERESIS = 0.15  # Speech that has begun goes on down to so much below the threshold.
 _SUSPICION = 3.0  # What reaches this fraction of the threshold may have been speech.
+_SUSPICION_SECONDS = 2.0  # For so long, and as long as speech must last to start.
 
 # Other sounds than speech, music above all, shift the state so that the speech after them is found
 # late. As in Pipecat, the network is started anew every few seconds, in quiet that is beyond doubt.
@@ -88,8 +90,6 @@ class Endpointer:
 
     Attributes:
         options: When speech counts as begun and as ended; may be changed at any time.
-        suspect: First sample since speech last ended that may have been speech, though too little
-            of it to begin; None if there is none.
 
     Args:
         options: When speech counts as begun and as ended.
@@ -103,7 +103,7 @@ class Endpointer:
         self._network = _Silero()
         self._speaking = False
         self._since: int | None = None  # Where the run of windows began that may change that.
-        self.suspect: int | None = None
+        self._suspects: deque[int] = deque()  # Windows that may have been speech.
 
     def __call__(self, samples: Samples) -> list[Change]:
         """Hear more.
@@ -125,12 +125,23 @@ class Endpointer:
         """Take nothing for begun: what was said so far has been dealt with."""
         self._speaking = False
         self._since = None
-        self.suspect = None
+        self._suspects.clear()
 
     @property
     def speaking(self) -> bool:
         """Whether speech has begun and not ended."""
         return self._speaking
+
+    @property
+    def starting(self) -> int | None:
+        """Sample at which speech starts that is too short so far; None if there is none."""
+        return None if self._speaking else self._since
+
+    @property
+    def suspect(self) -> int | None:
+        """First sample of the last seconds that may have been speech, though too little of it to
+        start; None if there is none."""
+        return self._suspects[0] if self._suspects else None
 
     def _judge(self, probability: float) -> Change | None:
         begin, self._position = self._position, self._position + WINDOW
@@ -139,8 +150,12 @@ class Endpointer:
             continues = probability >= options.threshold - _HYSTERESIS
             needed, change = options.stop_seconds, Speech.STOPPED
         else:
-            if self.suspect is None and probability >= options.threshold / _SUSPICION:
-                self.suspect = begin
+            if probability >= options.threshold / _SUSPICION:
+                self._suspects.append(begin)
+            # What has not become speech by then is music, a tone or noise.
+            oldest = self._position - (options.start_seconds + _SUSPICION_SECONDS) * SAMPLE_RATE
+            while self._suspects and self._suspects[0] < oldest:
+                self._suspects.popleft()
             continues = probability < options.threshold
             needed, change = options.start_seconds, Speech.STARTED
         if continues:
@@ -152,7 +167,7 @@ class Endpointer:
             return None
         self._speaking = not self._speaking
         self._since = None
-        self.suspect = None
+        self._suspects.clear()
         return Change(change, since, self._position)
 
 
