@@ -6,6 +6,7 @@ A session is opened by :class:`~parakeet_stt.engine.Engine`. Knows no protocol a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ import numpy as np
 from loguru import logger
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
-from parakeet_stt.errors import BacklogError, SessionClosedError
+from parakeet_stt.errors import BacklogError, ParakeetError, SessionClosedError
 from parakeet_stt.events import (
     Discarded,
     Event,
@@ -89,7 +90,8 @@ class Session:
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
         self._intake = Intake(self._take, self._change, lambda error: self._emit(Failed(error)))
-        self._asked: set[asyncio.Future[Transcript]] = set()  # Flushes that wait in the intake.
+        # Flushes that wait in the intake, with their marks.
+        self._asked: dict[asyncio.Future[Transcript], Any] = {}
         # Finals on their way, in order; without a segment, those that are empty.
         self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
         self._ended: dict[asyncio.Future[Transcript], SegmentEnded] = {}
@@ -103,6 +105,7 @@ class Session:
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
         self._progress = asyncio.Event()
+        self._judged_at = 0.0
         self.configure(options, interval=interval, preroll=preroll, endpointing=endpointing)
 
     @property
@@ -126,6 +129,17 @@ class Session:
     def _heard(self) -> int:
         """Of the samples received, those that came out of the intake."""
         return self._intake.position
+
+    @property
+    def progressed_at(self) -> float:
+        """When the encoder last completed a batch, of any session, or the endpointer last processed
+        audio of this one, by :func:`time.monotonic`; 0 before the first time."""
+        return max(self._judged_at, scheduler.progressed_at)
+
+    @property
+    def due(self) -> int:
+        """Finals that are still to come, with that of the open segment."""
+        return len(self._finals) + len(self._asked) + (self._segment is not None)
 
     @property
     def unread(self) -> int:
@@ -192,6 +206,8 @@ class Session:
             seconds: Of audio. The model must have been loaded, or nothing will change.
         """
         while self.lag > seconds and self._state is not SessionState.CLOSED:
+            if self._segment is not None:
+                self._queue_interim(self._segment, seconds)
             self._progress.clear()
             await self._progress.wait()
 
@@ -230,7 +246,7 @@ class Session:
         """
         self._check_open()
         result: asyncio.Future[Transcript] = self._loop.create_future()
-        self._asked.add(result)
+        self._asked[result] = mark
         self._intake.put(lambda: self._end_by_request(result, mark))
         return result
 
@@ -270,6 +286,21 @@ class Session:
 
     def abort(self) -> None:
         """Close at once, without a final. May be called in any state."""
+        self._close()
+
+    def fail(self, error: ParakeetError) -> None:
+        """Close at once, with a Failed event instead of each final that was asked for.
+
+        Args:
+            error: Why they cannot be made.
+        """
+        for result in list(self._finals):
+            self._final_ready(result, Failed(error))
+        for result, mark in list(self._asked.items()):
+            if self._segment is None:
+                self._open_segment(self._heard / SAMPLE_RATE)
+            self._end(result, mark)
+            self._final_ready(result, Failed(error))
         self._close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -319,7 +350,7 @@ class Session:
 
     def _end_by_request(self, result: asyncio.Future[Transcript], mark: Any) -> None:
         """Flush; what the endpointer was not sure of was asked for, so it is heard."""
-        self._asked.discard(result)
+        del self._asked[result]
         endpointer = self._intake.endpointer
         if endpointer is not None:
             if endpointer.speaking:
@@ -345,6 +376,7 @@ class Session:
         if self._segment is None and self._preroll is None and len(audio):
             self._open_segment((self._heard - len(audio)) / SAMPLE_RATE)
         self._remind()
+        self._judged_at = time.monotonic()
         self._progress.set()
         if self._segment is None:
             self._remember(audio)
@@ -409,13 +441,18 @@ class Session:
         self._history.clear()
         self._history_samples = 0
 
-    def _queue_interim(self, segment: Segment) -> None:
+    def _queue_interim(self, segment: Segment, most: float = math.inf) -> None:
         """Ask for an interim when enough is new, unless one is on its way: that one will be about
-        the newest audio when its turn comes."""
+        the newest audio when its turn comes.
+
+        Args:
+            segment: The segment.
+            most: Seconds of new audio that are enough, however long the interval is now.
+        """
         model = segment.engine.model
         if segment.queued or model is None:
             return
-        interval = max(segment.interval or _HEARING_SECONDS, scheduler.cadence)
+        interval = min(max(segment.interval or _HEARING_SECONDS, scheduler.cadence), most)
         if segment.waiting < interval * SAMPLE_RATE:
             return
         segment.queued = True
@@ -435,10 +472,12 @@ class Session:
         segment.queued = False
         self._progress.set()
         if error is not None:
-            # What was heard is kept, and the next audio tries again.
+            # What was heard is kept, and the next audio tries again; it may be waiting already.
             if not segment.failing:
                 logger.warning(f"interims of a segment fail: {error}")
             segment.failing = True
+            if self._segment is segment:
+                self._queue_interim(segment)
             return
         segment.failing = False
         if self._segment is not segment:
