@@ -41,12 +41,14 @@ class HeldEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
         self._encoder = encoder
+        self.called = threading.Event()
         self._released = threading.Event()
         self.release = self._released.set
 
     def encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None
     ) -> list[EncoderFrames]:
+        self.called.set()
         self._released.wait()
         return list(self._encoder.encode(windows, attention))
 
@@ -458,13 +460,14 @@ async def test_what_a_draining_server_has_received_is_transcribed_though_it_was_
 async def test_an_interim_that_fails_does_not_hold_audio_back_for_ever() -> None:
     with serving_with(OnceFailingEncoder, max_backlog_seconds=1) as (served, encoder):
         async with Client(served, "stream") as client:
-            await client.send(LONG)
-            await client.send(LONG)  # The first is in the encoder, and this one waits.
-            await received(served, len(LONG) / 16_000)
+            await client.send(LONG[:16_000])
+            await asyncio.to_thread(encoder.called.wait)
+            await client.send(LONG[16_000:])  # It waits behind what is in the encoder.
+            await received(served, len(LONG) / 32_000)
             encoder.release()
             await client.end()
             answer = await client.answer()
-        assert answer.text == offline(LONG * 2)
+        assert answer.text == offline(LONG)
         assert answer.code == 1000
 
 
