@@ -547,6 +547,36 @@ async def test_an_aborted_session_ends_its_events_and_refuses_more(engine: Engin
             call()
 
 
+async def test_a_session_that_fails_has_an_error_for_each_final_that_is_due(
+    engine: Engine,
+) -> None:
+    session = engine.open(interval=None, preroll=0.0, endpointing=Endpointing())
+    session.send(SINGLE[0].samples())
+    finals = [session.flush("first"), session.flush("second")]
+    session.fail(ParakeetError("out of time"))  # Before the endpointer has got on.
+    for final in finals:
+        with pytest.raises(ParakeetError, match="out of time"):
+            await final
+    events = [event async for event in session]
+    assert [(type(e), e.mark, e.segment) for e in events] == [  # type: ignore[union-attr]
+        (SegmentEnded, "first", 1),
+        (Failed, "first", 1),
+        (SegmentEnded, "second", 2),
+        (Failed, "second", 2),
+    ]
+    assert session.state is SessionState.CLOSED
+
+
+async def test_a_backlog_is_worked_off_though_interims_are_rare(engine: Engine) -> None:
+    session = engine.open(interval=3600)
+    session.send(SINGLE[0].samples())
+    assert session.lag > 1
+    async with asyncio.timeout(20):
+        await session.keep_up(1)
+    assert session.lag <= 1
+    assert (await session.finish()).text == SINGLE[0].text
+
+
 async def test_an_error_stays_in_its_session(engine: Engine) -> None:
     healthy, ill = engine.open(), engine.open()
     ill.send(SINGLE[0].samples())

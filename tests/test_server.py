@@ -345,7 +345,7 @@ async def test_a_client_that_does_not_read_is_closed_and_disturbs_nobody() -> No
             assert await final_of(other) == offline(PCM)
         await served.settled()
         _, text, _ = get(served.http + "/metrics")
-        assert 'parakeet_session_ends_total{code="1008",protocol="stream"} 1.0' in text
+        assert 'parakeet_session_ends_total{code="1006",protocol="stream"} 1.0' in text
 
 
 async def test_a_burst_of_a_client_that_reads_is_answered_whole() -> None:

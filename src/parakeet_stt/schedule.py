@@ -87,6 +87,7 @@ class Scheduler:
         self._order = itertools.count()
         self._lock = threading.Lock()
         self._interim_seconds = 0.0
+        self.progressed_at = 0.0  # By time.monotonic(): when something last came of a step.
         self.speakers = 0  # Segments that are open and want interims; kept by the sessions.
 
     def add(self, *steps: Step) -> None:
@@ -107,11 +108,14 @@ class Scheduler:
         if not batch:
             return  # It went along with an earlier batch.
         begun = time.perf_counter()
-        _run(batch)
+        _run(batch, self._note_progress)
         if batch[0].priority is Priority.INTERIM:
             seconds = (time.perf_counter() - begun) / len(batch)
             known = self._interim_seconds or seconds
             self._interim_seconds = (1 - _NEWEST) * known + _NEWEST * seconds
+
+    def _note_progress(self) -> None:
+        self.progressed_at = time.monotonic()
 
     def _take_batch(self) -> list[Step]:
         """The most urgent step, and those that can be encoded together with it."""
@@ -196,8 +200,13 @@ class Gathering:
         self._scheduler.add(*(step for _, step in held))
 
 
-def _run(batch: list[Step]) -> None:
-    """Run steps side by side to their ends; what goes wrong in one stays in that one."""
+def _run(batch: list[Step], note_progress: Callable[[], None]) -> None:
+    """Run steps side by side to their ends; what goes wrong in one stays in that one.
+
+    Args:
+        batch: The steps.
+        note_progress: Called after every call of the encoder.
+    """
     running: list[_Running] = []
     for step in batch:
         try:
@@ -209,7 +218,9 @@ def _run(batch: list[Step]) -> None:
             _go_on(step, work, None, running)
     while running:
         together, running = _alike(running)
-        for (step, work, _), frames in zip(together, _encode(together), strict=True):
+        encoded = _encode(together)
+        note_progress()
+        for (step, work, _), frames in zip(together, encoded, strict=True):
             if isinstance(frames, Exception):
                 work.close()
                 step.done(None, frames)

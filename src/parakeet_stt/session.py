@@ -6,6 +6,7 @@ A session is opened by :class:`~parakeet_stt.engine.Engine`. Knows no protocol a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ import numpy as np
 from loguru import logger
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
-from parakeet_stt.errors import BacklogError, SessionClosedError
+from parakeet_stt.errors import BacklogError, ParakeetError, SessionClosedError
 from parakeet_stt.events import (
     Discarded,
     Event,
@@ -92,7 +93,8 @@ class Session:
         self._segment: Segment | None = None
         self._intake = Intake(self._take, self._change, self._endpointer_failed)
         self._locator: Locator | None = None  # Where segments are started and flushed by a VAD.
-        self._asked: set[asyncio.Future[Transcript]] = set()  # Flushes that wait in the intake.
+        # Flushes that wait in the intake, with their marks.
+        self._asked: dict[asyncio.Future[Transcript], Any] = {}
         # Finals on their way, in order; without a segment, those that are empty.
         self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
         self._ended: dict[asyncio.Future[Transcript], SegmentEnded] = {}
@@ -107,6 +109,7 @@ class Session:
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
         self._progress = asyncio.Event()
+        self._judged_at = 0.0
         self.configure(options, interval=interval, preroll=preroll, endpointing=endpointing)
 
     @property
@@ -130,6 +133,17 @@ class Session:
     def _heard(self) -> int:
         """Of the samples received, those that came out of the intake."""
         return self._intake.position
+
+    @property
+    def progressed_at(self) -> float:
+        """When the encoder last completed a batch, of any session, or the endpointer last processed
+        audio of this one, by :func:`time.monotonic`; 0 before the first time."""
+        return max(self._judged_at, scheduler.progressed_at)
+
+    @property
+    def due(self) -> int:
+        """Finals that are still to come, with that of the open segment."""
+        return len(self._finals) + len(self._asked) + (self._segment is not None)
 
     @property
     def unread(self) -> int:
@@ -201,7 +215,7 @@ class Session:
             seconds: Of audio. The model must have been loaded, or nothing will change.
         """
         while self.lag > seconds and self._state is not SessionState.CLOSED:
-            if self._segment is not None and not self._segment.failing:
+            if self._segment is not None:
                 # No more audio may come before this returns: it cannot wait for an interval of it.
                 self._queue_interim(self._segment, seconds)
             self._progress.clear()
@@ -258,7 +272,7 @@ class Session:
         self._check_open()
         self._begun = False
         result: asyncio.Future[Transcript] = self._loop.create_future()
-        self._asked.add(result)
+        self._asked[result] = mark
         self._intake.put(lambda: self._end_by_request(result, mark, stop_seconds, judged))
         return result
 
@@ -299,6 +313,21 @@ class Session:
 
     def abort(self) -> None:
         """Close at once, without a final. May be called in any state."""
+        self._close()
+
+    def fail(self, error: ParakeetError) -> None:
+        """Close at once, with a Failed event instead of each final that was asked for.
+
+        Args:
+            error: Why they cannot be made.
+        """
+        for result in list(self._finals):
+            self._final_ready(result, Failed(error))
+        for result, mark in list(self._asked.items()):
+            if self._segment is None:
+                self._open_segment(self._heard / SAMPLE_RATE)
+            self._end(result, mark)
+            self._final_ready(result, Failed(error))
         self._close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -375,7 +404,7 @@ class Session:
     ) -> None:
         """Flush. If a VAD elsewhere starts segments, find out where its stop belongs; if the
         session's endpointer does, what it was not sure of was asked for, so it is transcribed."""
-        self._asked.discard(result)
+        del self._asked[result]
         endpointer = self._intake.endpointer
         end = None
         if self._locator is not None:
@@ -419,6 +448,7 @@ class Session:
         if self._segment is None and self._preroll is None and len(audio):
             self._open_segment((self._heard - len(audio)) / SAMPLE_RATE)
         self._remind()
+        self._judged_at = time.monotonic()
         self._progress.set()
         if self._segment is None or self._locator is not None:
             self._history.add(audio, self._heard)
@@ -487,20 +517,19 @@ class Session:
             scheduler.speakers -= segment.interval is not None
         return segment
 
-    def _queue_interim(self, segment: Segment, interval: float | None = None) -> None:
+    def _queue_interim(self, segment: Segment, enough: float = math.inf) -> None:
         """Queue an interim if enough audio is new, unless one is queued: that one will be about
         the newest audio when its turn comes.
 
         Args:
             segment: The open segment.
-            interval: Seconds of new audio that are enough; by default as many as the session and
-                the load of the inference thread ask for.
+            enough: Seconds of new audio that are enough, also where the session's interval or the
+                load of the inference thread ask for more.
         """
         model = segment.engine.model
         if segment.queued or model is None:
             return
-        if interval is None:
-            interval = max(segment.interval or _HEARING_SECONDS, scheduler.cadence)
+        interval = min(max(segment.interval or _HEARING_SECONDS, scheduler.cadence), enough)
         if segment.waiting < interval * SAMPLE_RATE:
             return
         segment.queued = True
@@ -520,10 +549,12 @@ class Session:
         segment.queued = False
         self._progress.set()
         if error is not None:
-            # What was heard is kept, and the next audio tries again.
+            # What was heard is kept, and the next audio tries again; it may be waiting already.
             if not segment.failing:
                 logger.warning(f"interims of a segment fail: {error}")
             segment.failing = True
+            if self._segment is segment:
+                self._queue_interim(segment)
             return
         segment.failing = False
         if self._segment is not segment:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,13 +22,15 @@ from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.events import Event, Failed, Final
 from parakeet_stt.server.connection import (
+    ABNORMAL_CLOSURE,
     BadMessageError,
     Connection,
     GoneError,
+    Inbox,
     M,
     UnreadableError,
 )
-from parakeet_stt.server.server import Server
+from parakeet_stt.server.server import CLOSE_SECONDS, Server
 from parakeet_stt.session import Session
 from parakeet_stt.vad import Endpointing
 
@@ -44,7 +47,7 @@ def _unbase64(value: Any) -> bytes:
 Base64 = Annotated[bytes, pydantic.BeforeValidator(_unbase64, json_schema_input_type=str)]
 """Bytes that a message has in base64."""
 
-_CLOSE_SECONDS = 5.0  # How long messages may take to be sent when too many wait, or at the end.
+_CLOSED_BY_CLIENT = (1000, 1001, 1005)  # Codes with which a client leaves that wants no more.
 _LISTEN_SECONDS = 0.2  # How long what a client has sent already may take to get here.
 
 
@@ -66,8 +69,10 @@ class Ending:
 
 
 DONE = Ending(1000, "")
-GONE = Ending(1000, "the client has gone", deliver=False)
+GONE = Ending(ABNORMAL_CLOSURE, "the client has gone", deliver=False)
 DRAINING = Ending(1001, "the server is shutting down", listen=True)
+DRAINED = Ending(1001, "the server has shut down")
+_FAILED = Ending(1011, "inference failed: not every segment got its final")
 BROKEN = Ending(1011, "internal error", deliver=False)
 
 
@@ -145,8 +150,14 @@ class Conversation(Generic[M]):
         self.server = server
         self.headers = headers or Headers()
         self.session: Session | None = None
-        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._ending: asyncio.Future[Ending] = loop.create_future()
+        # Why finals are waited for no longer: the client has gone, or the server has no more time.
+        self._cut: asyncio.Future[Ending] = loop.create_future()
+        self._failed = 0  # Segments that the client was sent an error for instead of a final.
+        self._inbox: Inbox[M] = Inbox(server.settings.max_unread_kb * 1024)
         self._unsent: deque[M] = deque()
+        self._taken = 0  # Messages that the client has taken.
         self._has_unsent = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
@@ -226,7 +237,7 @@ class Conversation(Generic[M]):
             Whether it was queued; if not, nothing will be any more.
         """
         if len(self._unsent) >= self.server.settings.max_unsent:
-            self._end_slow()
+            self.end(self._too_slow)
         if self._ending.done():
             return False
         self.say(message)
@@ -240,6 +251,20 @@ class Conversation(Generic[M]):
     def drain(self) -> None:
         """End because the server does."""
         self.end(DRAINING)
+
+    def cut_short(self) -> None:
+        """End without the finals that are not ready, because the server has no more time."""
+        self.cut(DRAINED)
+
+    def cut(self, ending: Ending) -> None:
+        """Come to an end without the finals that are not ready; each becomes an error.
+
+        Args:
+            ending: Why; its code is used if the connection would be closed with 1000 otherwise.
+        """
+        self.end(ending)
+        if not self._cut.done():
+            self._cut.set_result(ending)
 
     async def run(self, connection: Connection[M]) -> None:
         """Talk to the client until either side ends it.
@@ -258,15 +283,29 @@ class Conversation(Generic[M]):
         try:
             self._start(self._write(connection))
             dialect.greet()
-            reading = self._start(self._read(connection))
+            receiving = self._start(self._receive(connection))
+            reading = self._start(self._read())
             ending = await self._ending
             if ending.listen:
-                await asyncio.wait([reading], timeout=_LISTEN_SECONDS)
-            reading.cancel()
-            await asyncio.wait([reading])
-            await self._finish(connection, ending)
-            server.metrics.endings.labels(dialect.protocol, str(ending.code)).inc()
-            logger.debug(f"{dialect.protocol}: closed with {ending.code} {ending.reason}")
+                await asyncio.wait([receiving], timeout=_LISTEN_SECONDS)
+            # From here on the connection is read only to answer pings and to notice its end.
+            self._inbox.close()
+            if ending.deliver:
+                ending = await self._deliver(ending, reading)
+            elif ending is BROKEN:
+                dialect.complain(ParakeetError(ending.reason))
+            lost = self._failed + (self.session.due if self.session else 0)
+            if self.session is not None:
+                self.session.abort()
+            await _cancelled(reading, receiving)
+            code = await self._close(connection, ending)
+            server.metrics.endings.labels(dialect.protocol, str(code)).inc()
+            left = ending is GONE and code in _CLOSED_BY_CLIENT
+            logger.log(
+                "DEBUG" if not lost else "INFO" if left else "WARNING",
+                f"{dialect.protocol}: closed with {code}: {ending.reason or 'finished'}"
+                + (f"; segments without a final: {lost}" if lost else ""),
+            )
         finally:
             limit.cancel()
             server.conversations.discard(self)
@@ -275,42 +314,105 @@ class Conversation(Generic[M]):
             for task in self._tasks:
                 task.cancel()
 
-    async def _finish(self, connection: Connection[M], ending: Ending) -> None:
-        """Get the finals that are wanted, send everything, and close."""
-        server = self.server
-        session = self.session
-        try:
-            async with asyncio.timeout(server.settings.drain_seconds):
-                if session is not None and self._relaying is not None and ending.deliver:
-                    try:
-                        self._dialect.rest()
-                        await session.finish()
-                    except ParakeetError as error:  # An event tells the client.
-                        logger.warning(f"the last words got no final: {error}")
-                        session.abort()
-                    await asyncio.wait([self._relaying])
-                if ending.deliver:
-                    self._dialect.leave(ending)
-        except TimeoutError:
-            logger.warning(f"the last finals were not ready in {server.settings.drain_seconds:g} s")
-        if session is not None:
-            session.abort()
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._sent.wait()
-                await connection.close(ending.code, ending.reason)
-        except TimeoutError:
-            logger.info("the client did not take the last messages")
-            connection.abort()
+    async def _deliver(self, ending: Ending, reading: asyncio.Task[None]) -> Ending:
+        """Send the finals of everything received, and the last words.
 
-    async def _read(self, connection: Connection[M]) -> None:
+        Returns:
+            How the conversation ends after that: as it was to, or with another code than 1000 if a
+            final is missing.
+        """
+        session, cut = self.session, None
+        if ending.listen:
+            cut = await self._inference(reading)
+        if session is not None and self._relaying is not None:
+            try:
+                self._dialect.rest()
+            except ParakeetError as error:
+                self._complain(error)
+            last = session.flush()
+            cut = cut or await self._inference(last)
+            if cut is GONE:
+                return GONE
+            if cut is not None:
+                session.fail(ParakeetError(cut.reason))
+            session.abort()  # Nothing is due any more: this ends the events.
+            if not await self._takes_everything(self._relaying):
+                return self._too_slow
+            if self._cut.done() and self._cut.result() is GONE:
+                return GONE
+        if self._failed and ending.code == DONE.code:
+            ending = _FAILED if cut is None else Ending(cut.code, cut.reason)
+        self._dialect.leave(ending)
+        return ending
+
+    async def _inference(self, work: asyncio.Future[Any]) -> Ending | None:
+        """Wait for what needs inference.
+
+        Returns:
+            None once it is done; otherwise why it is waited for no longer.
+        """
+        limit = self.server.settings.stall_seconds
+        begun = time.monotonic()
+        while not work.done():
+            if self._cut.done():
+                return self._cut.result()
+            progressed = self.session.progressed_at if self.session else 0.0
+            left = max(begun, progressed) + limit - time.monotonic()
+            if left <= 0:
+                return Ending(1013, f"inference has made no progress for {limit:g} seconds")
+            both = asyncio.FIRST_COMPLETED
+            await asyncio.wait([work, self._cut], timeout=left, return_when=both)
+        return None
+
+    async def _takes_everything(self, relaying: asyncio.Task[None]) -> bool:
+        """Wait until every event has become messages; False if the client takes none of them."""
+        while not relaying.done():
+            taken = self._taken
+            await asyncio.wait([relaying], timeout=CLOSE_SECONDS)
+            if self._taken == taken and not relaying.done():
+                return False
+        return True
+
+    async def _close(self, connection: Connection[M], ending: Ending) -> int:
+        """Send what is left, and close.
+
+        Returns:
+            The close code that was sent or received.
+        """
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._sent.wait()
+                return await connection.close(ending.code, ending.reason)
+        except TimeoutError:
+            logger.warning(f"{self._dialect.protocol}: the client did not take the last messages")
+            connection.abort()
+            return ABNORMAL_CLOSURE
+
+    async def _receive(self, connection: Connection[M]) -> None:
+        """Read the connection into the inbox."""
+        while True:
+            try:
+                message = await connection.receive()
+                if message is None:
+                    self._inbox.close()
+                    return
+                await self._inbox.put(message, connection.size(message))
+            except GoneError:
+                self.cut(GONE)
+                return
+            except ParakeetError as error:
+                await self._inbox.put(error)
+                if isinstance(error, UnreadableError):
+                    return
+
+    async def _read(self) -> None:
         idle = self.server.settings.idle_seconds
         while self.ending is None or self.ending.listen:
             try:
                 async with asyncio.timeout(None if self._dialect.silent else idle):
-                    message = await connection.receive()
+                    message = await self._inbox.get()
                 if message is None:
-                    self.end(DONE if connection.finishes else GONE)
+                    self.end(DONE)
                     return
                 self._dialect.receive(message)
             except TimeoutError:
@@ -320,8 +422,7 @@ class Conversation(Generic[M]):
                 self._count_error(error)
                 self.end(Ending(error.code, str(error)))
             except ParakeetError as error:
-                self._count_error(error)
-                self._dialect.complain(error)
+                self._complain(error)
             if self._waiting > self.server.settings.max_unsent:
                 await self._keep_pace()
             if self.session is not None:
@@ -335,25 +436,31 @@ class Conversation(Generic[M]):
     async def _keep_pace(self) -> None:
         """Read no more until the client has taken what waits for it, if it does."""
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._sent.wait()
         except TimeoutError:
-            self._end_slow()
+            self.end(self._too_slow)
 
-    def _end_slow(self) -> None:
+    @property
+    def _too_slow(self) -> Ending:
         reason = f"too slow: {self._waiting} messages wait to be read"
-        self.end(Ending(1008, reason, deliver=False))
+        return Ending(1008, reason, deliver=False)
 
     async def _keep_up(self, session: Session) -> None:
-        """Read no more while inference is behind."""
-        settings = self.server.settings
-        if session.lag <= settings.max_backlog_seconds:
+        """Take nothing more from the inbox while inference is behind."""
+        most = self.server.settings.max_backlog_seconds
+        if session.lag <= most:
             return
-        try:
-            async with asyncio.timeout(settings.idle_seconds):
-                await session.keep_up(settings.max_backlog_seconds)
-        except TimeoutError:
-            self.end(Ending(1013, f"{session.lag:.0f} seconds of audio wait for inference"))
+        catching_up = self._start(session.keep_up(most))
+        cut = await self._inference(catching_up)
+        catching_up.cancel()
+        if cut is not None:
+            self.cut(cut)
+
+    def _complain(self, error: ParakeetError) -> None:
+        """Count an error, and tell the client."""
+        self._count_error(error)
+        self._dialect.complain(error)
 
     def _count_error(self, error: ParakeetError) -> None:
         protocol = self._dialect.protocol
@@ -382,6 +489,7 @@ class Conversation(Generic[M]):
                 metrics.segments.labels(protocol).inc()
                 metrics.latency.labels(protocol).observe(event.latency)
             case Failed():
+                self._failed += event.segment > 0
                 metrics.errors.labels(protocol, type(event.error).__name__).inc()
 
     async def _write(self, connection: Connection[M]) -> None:
@@ -390,10 +498,13 @@ class Conversation(Generic[M]):
                 try:
                     await connection.send(self._unsent[0])
                 except GoneError:
-                    self.end(GONE)
+                    self.cut(GONE)
+                    left = len(self._unsent)
+                    logger.info(f"{self._dialect.protocol}: {left} messages could not be sent")
                     self._unsent.clear()
                     break
                 self._unsent.popleft()
+                self._taken += 1
             self._sent.set()
             self._has_unsent.clear()
             await self._has_unsent.wait()
@@ -412,6 +523,13 @@ class Conversation(Generic[M]):
         logger.opt(exception=error).error(f"{self._dialect.protocol}: {error!r}")
         self.server.metrics.errors.labels(self._dialect.protocol, "internal").inc()
         self.end(BROKEN)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait for their ends."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def parse(kind: pydantic.TypeAdapter[T], message: str | bytes) -> T:

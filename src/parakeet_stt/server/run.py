@@ -10,7 +10,8 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 import uvicorn
 from loguru import logger
@@ -22,11 +23,13 @@ from websockets.http11 import Request
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.app import EARS_PATH, NATIVE_PATH, at_root, make_app
 from parakeet_stt.server.connection import (
-    ABORT,
+    ABNORMAL_CLOSURE,
+    TRANSPORT,
     GoneError,
     LineConnection,
     M,
     TcpConnection,
+    Transport,
 )
 from parakeet_stt.server.conversation import Conversation, Dialect
 from parakeet_stt.server.native import NativeLines, refusal_004
@@ -48,12 +51,47 @@ class _Uvicorn(uvicorn.Server):
 
 
 class _WebSockets(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSockets, which can also be ended while a client takes nothing."""
+    """Uvicorn's WebSockets, with what a client needs that sends or reads too slowly or too fast:
+    a keepalive that counts every byte, pongs that are bounded, and a :class:`Transport`."""
+
+    _received_at = 0.0
+    _late_pongs: Sequence[bytes] = ()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.scope["extensions"][ABORT] = {"abort": self.transport.abort}
+            extensions: Any = self.scope["extensions"]
+            extensions[TRANSPORT] = Transport(self.transport.abort, self._close_code)
+
+    def data_received(self, data: bytes) -> None:
+        self._received_at = self.loop.time()
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        """Give up a client of which nothing was received since the ping; any byte will do, as its
+        pong may be behind data that the server has not read yet."""
+        if not self.read_paused and self._received_at < self.ping_sent_at:
+            super().keepalive_timeout()
+            return
+        assert self.ping_timeout is not None
+        self.ping_sent_at = self.loop.time()
+        self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+
+    def handle_ping(self) -> None:
+        """Answer; while the client does not read, only its newest pings (RFC 6455, 5.5.3)."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self._late_pongs = self.conn.data_to_send()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        pongs, self._late_pongs = self._late_pongs, ()
+        self.transport.write(b"".join(pongs))
+
+    def _close_code(self) -> int:
+        first = self.conn.close_rcvd if self.conn.close_rcvd_then_sent else self.conn.close_sent
+        return ABNORMAL_CLOSURE if first is None else first.code
 
 
 class Running:

@@ -27,6 +27,9 @@ from parakeet_stt.vad import Endpointing
 if TYPE_CHECKING:
     from parakeet_stt.server.conversation import Conversation
 
+CLOSE_SECONDS = 5.0
+"""Time for a client to take the last messages."""
+
 FILE_PROTOCOL = "file"
 """What requests for files are counted as."""
 
@@ -188,15 +191,25 @@ class Server:
         logger.info(f"draining: {self._sessions} sessions and {self._requests} requests are open")
         for conversation in list(self.conversations):
             conversation.drain()
-        try:
-            async with asyncio.timeout(self.settings.drain_seconds):
-                await self._idle.wait()
-        except TimeoutError:
+        seconds = self.settings.drain_seconds
+        if not await self._is_idle_within(seconds):
             logger.warning(
                 f"{self._sessions} sessions and {self._requests} requests did not end within "
-                f"{self.settings.drain_seconds:g} s"
+                f"{seconds:g} s"
             )
+            for conversation in list(self.conversations):
+                conversation.cut_short()
+            await self._is_idle_within(CLOSE_SECONDS)
         await self.engine.close()
+
+    async def _is_idle_within(self, seconds: float) -> bool:
+        """Wait until no session or request is open; whether that was so in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _check(self, protocol: str) -> None:
         settings = self.settings

@@ -84,8 +84,20 @@ class ServerSettings(ParakeetSettings):
         30,
         gt=0,
         le=120,
-        description="Audio of a session that may wait for inference; beyond it nothing more is "
-        "read until it has been heard.",
+        description="Seconds of a session's audio that may wait for inference; the messages "
+        "behind it wait unprocessed.",
+    )
+    max_unread_kb: int = Field(
+        16_384,
+        ge=64,
+        description="Received messages of a client that may wait unprocessed, KiB; beyond it, its "
+        "connection is not read.",
+    )
+    stall_seconds: float = Field(
+        120,
+        gt=0,
+        description="Time without any progress of inference after which a client that waits for "
+        "it gets an error instead of its finals.",
     )
     max_unsent: int = Field(
         256, ge=8, description="Messages that may wait for a slow client before it is closed."

@@ -93,6 +93,10 @@ class WyomingConnection(TcpConnection[Event]):
         event.data.update(more)
         return event
 
+    def size(self, message: Event) -> int:
+        """Bytes that an event takes."""
+        return len(message.payload or b"") + len(str(message.data))
+
     async def send(self, message: Event) -> None:
         """As :meth:`Connection.send`."""
         try:
@@ -111,8 +115,8 @@ class WyomingConnection(TcpConnection[Event]):
                     return None
             except asyncio.LimitOverrunError as error:
                 raise MessageTooLargeError(f"a header of over {self._most} bytes") from error
-            except OSError:
-                return None
+            except OSError as error:
+                raise GoneError from error
             if line.strip():
                 return line
 
@@ -127,7 +131,7 @@ class WyomingConnection(TcpConnection[Event]):
                 f"{length} bytes of {what} were announced, {come} came"
             ) from error
         except OSError as error:
-            raise UnreadableError(f"the connection broke in an event's {what}: {error}") from error
+            raise GoneError from error
 
 
 class Wyoming(Dialect[Event]):
