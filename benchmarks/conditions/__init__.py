@@ -1,0 +1,1 @@
+"""Measurements under the conditions that users have."""
