@@ -451,7 +451,7 @@ async def test_bad_samples_are_refused_and_the_session_goes_on(
         r"got shape \(1600, 2\)": np.zeros((1_600, 2), np.float32),
         r"got shape \(\)": None,
         "got <U1": ["a", "b"],
-        "got int32": np.zeros(1_600, np.int32),
+        "got int64": np.zeros(1_600, np.int64),
         "not finite.* at 1 of 3": [0.0, np.nan, 0.0],
         "not finite.* at 0 of 1": [np.inf],
         "got one of 1e": np.full(1_600, 1e30, np.float32),

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from loguru import logger
 from rich.console import Console
@@ -30,6 +31,7 @@ from parakeet_stt.arguments import (
 )
 from parakeet_stt.bench.commands import add_benches
 from parakeet_stt.errors import AudioError, ParakeetError
+from parakeet_stt.model import device
 from parakeet_stt.settings import ParakeetSettings, load_settings, variable_name
 from parakeet_stt.transcript import Transcript
 
@@ -44,6 +46,16 @@ _LONG_FILE_SECONDS = 30.0  # Files from here on get a progress bar.
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
+
+
+def entry() -> NoReturn:
+    """Run the command line as a process, and end it even while a model is being loaded."""
+    code = main()
+    if device.native_calls.running:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -250,4 +262,4 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    entry()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.parakeet import LARGEST_BATCH, Model, load_model
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.schedule import Gathering, call_soon, scheduler, settle
+from parakeet_stt.schedule import Gathering, scheduler, waiting_for
 from parakeet_stt.session import Session, SessionState
 from parakeet_stt.settings import Backend, Device, Precision, load_settings
 from parakeet_stt.vad import Endpointing
@@ -62,10 +63,17 @@ class Engine:
         )
         self._source = source
         self._model: Model | None = None
-        self._starting: asyncio.Future[Model] | None = None
-        self._sessions: set[Session] = set()
         self.batch_size = batch_size
-        self.gathering = Gathering(scheduler, batch_window, self._speaking)
+        self._batch_window = batch_window
+        self._start_anew()
+        _engines.add(self)
+
+    def _start_anew(self) -> None:
+        """Have no sessions and load nothing, as in a forked child: that is the parent's."""
+        self._lock = threading.Lock()
+        self._starting: Future[Model] | None = None
+        self._sessions: set[Session] = set()
+        self.gathering = Gathering(scheduler, self._batch_window, self._speaking)
 
     @property
     def model(self) -> Model | None:
@@ -85,17 +93,20 @@ class Engine:
     async def start(self) -> Model:
         """Load the model and warm it up, off the event loop; later calls wait for the first.
 
+        Any event loop may call it, also while another one, or one that has ended since, waits.
         A download runs on a thread of its own, so that it holds up no other engine; what touches
         the device runs on the inference thread.
 
         Raises:
             ParakeetError: The model cannot be loaded; the next call tries again.
         """
-        if self._model is None:
+        if self._model is not None:
+            return self._model
+        with self._lock:
             if self._starting is None or self._starting.done():
                 self._starting = self._start()
-            self._model = await asyncio.shield(self._starting)
-        return self._model
+            starting = self._starting
+        return await waiting_for(starting)
 
     async def check(self, options: StreamOptions) -> None:
         """Load the model, and make sure that its streams can listen as wanted.
@@ -110,20 +121,20 @@ class Engine:
             with model.open_stream(options):
                 pass
 
-        await asyncio.wrap_future(device.submit(open_one))
+        await waiting_for(device.submit(open_one))
 
-    def _start(self) -> asyncio.Future[Model]:
-        loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[Model] = loop.create_future()
+    def _start(self) -> Future[Model]:
+        loaded: Future[Model] = Future()
 
         def load() -> None:
             try:
                 model = self._load()
                 device.run(model.warm_up, self.batch_size)
             except Exception as error:
-                call_soon(loop, settle, loaded, None, error)
+                loaded.set_exception(error)
             else:
-                call_soon(loop, settle, loaded, model, None)
+                self._model = model
+                loaded.set_result(model)
 
         # A daemon, so that a program can end during a download.
         threading.Thread(target=load, name="parakeet-load", daemon=True).start()
@@ -163,3 +174,14 @@ class Engine:
         """Abort every session that is open. The model stays loaded for whoever else shares it."""
         for session in list(self._sessions):
             session.abort()
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _start_anew() -> None:
+    for engine in list(_engines):
+        engine._start_anew()
+
+
+device.on_fork(_start_anew)

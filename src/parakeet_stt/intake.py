@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
+from parakeet_stt.model import device
 from parakeet_stt.schedule import call_soon
 from parakeet_stt.vad import WINDOW, Change, Endpointer, Endpointing
 
@@ -21,7 +22,16 @@ Request = Callable[[], None]
 
 _JUDGED_AT_ONCE = SAMPLE_RATE  # Samples that the VAD looks at before another session's turn.
 
-_judges = ThreadPoolExecutor(1, thread_name_prefix="parakeet-vad")
+_judges: ThreadPoolExecutor
+
+
+def _start_judges() -> None:
+    global _judges
+    _judges = ThreadPoolExecutor(1, thread_name_prefix="parakeet-vad")
+
+
+_start_judges()
+device.on_fork(_start_judges)
 
 
 class Intake:

@@ -13,6 +13,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -83,10 +84,14 @@ class Scheduler:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Step]] = []
         self._order = itertools.count()
-        self._lock = threading.Lock()
         self._interim_seconds = 0.0
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Have no steps and no speakers, as in a forked child: they are the parent's."""
+        self._heap: list[tuple[int, int, Step]] = []
+        self._lock = threading.Lock()
         self.progressed_at = 0.0  # By time.monotonic(): when something last came of a step.
         self.speakers = 0  # Segments that are open and want interims; kept by the sessions.
 
@@ -97,6 +102,11 @@ class Scheduler:
                 heapq.heappush(self._heap, (step.priority, next(self._order), step))
         for _ in steps:
             device.submit(self._run_next)
+
+    def count_speakers(self, change: int) -> None:
+        """Count segments that are open and want interims, in sessions of any event loop."""
+        with self._lock:
+            self.speakers += change
 
     @property
     def cadence(self) -> float:
@@ -275,6 +285,8 @@ def _encode(together: list[_Running]) -> list[EncoderFrames | Exception]:
 scheduler = Scheduler()
 """The process's scheduler."""
 
+device.on_fork(scheduler.start_anew)
+
 
 def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
     """Call a function on a loop from another thread, unless the loop is gone."""
@@ -283,6 +295,23 @@ def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *a
     except RuntimeError:
         # The loop was closed with steps under way; nobody is left to tell.
         logger.debug("a result was dropped: its event loop is closed")
+
+
+def waiting_for(source: Future[T]) -> asyncio.Future[T]:
+    """A future of the running event loop that gets another thread's result.
+
+    Any number of loops may wait for the same result. Cancelling one of them, or closing its loop,
+    changes nothing for the others.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def done(source: Future[T]) -> None:
+        error = source.exception()
+        call_soon(loop, settle, future, None if error else source.result(), error)
+
+    source.add_done_callback(done)
+    return future
 
 
 def settle(future: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:

@@ -506,7 +506,7 @@ class Session:
     def _open_segment(self, start: float) -> Segment:
         self._segment = Segment(self._engine, self._options, start, self._interval, self._bulk)
         self._state = SessionState.SPEAKING
-        scheduler.speakers += self._segment.interval is not None
+        scheduler.count_speakers(self._segment.interval is not None)
         return self._segment
 
     def _end_segment(self) -> Segment | None:
@@ -514,7 +514,7 @@ class Session:
         self._early = None
         if segment is not None:
             self._state = SessionState.IDLE
-            scheduler.speakers -= segment.interval is not None
+            scheduler.count_speakers(-(segment.interval is not None))
         return segment
 
     def _queue_interim(self, segment: Segment, enough: float = math.inf) -> None:

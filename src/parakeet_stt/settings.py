@@ -49,7 +49,8 @@ class ParakeetSettings(BaseSettings):
     backend: Backend = Field(
         "auto",
         description="What runs the encoder: `mlx`, `onnx`, or `auto`: MLX where it has a GPU, "
-        "otherwise ONNX Runtime where the model has an ONNX encoder, otherwise MLX on the CPU.",
+        "otherwise ONNX Runtime where the model has an ONNX encoder, otherwise MLX on the CPU. If "
+        "MLX cannot be imported, ONNX Runtime.",
     )
     precision: Precision = Field(
         "auto",

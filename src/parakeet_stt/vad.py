@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.model.onnx_session import OnnxSession
 
 WINDOW = 512
 """Samples that Silero looks at, at 16 kHz (32 ms)."""
@@ -186,7 +186,7 @@ class _Silero:
         """Probability of speech in the next window, ``float32 [512]``."""
         audio = np.concatenate((self._context, window))[None]
         outputs, self._state = _network().run(
-            None, {"input": audio, "state": self._state, "sr": np.array(SAMPLE_RATE, np.int64)}
+            ("output", "stateN"), {"input": audio, "state": self._state, "sr": SAMPLE_RATE}
         )
         self._context = window[-_CONTEXT:]
         probability = float(outputs[0, 0])
@@ -203,12 +203,10 @@ class _Silero:
 
 
 @cache
-def _network() -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.inter_op_num_threads = options.intra_op_num_threads = 1
+def _network() -> OnnxSession:
     # Where it is can be told without importing Pipecat, which takes a second.
     package = find_spec("pipecat")
     assert package is not None
     assert package.submodule_search_locations is not None
     path = Path(package.submodule_search_locations[0], "audio/vad/data/silero_vad.onnx")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return OnnxSession(path, {"input", "state", "sr"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from parakeet_stt.errors import ModelFormatError
 
@@ -19,6 +19,7 @@ ENCODER_HOP = 8
 """Mel frames per encoder frame."""
 
 _MAX_SYMBOLS = 10
+_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 _TDT_DURATIONS = (0, 1, 2, 3, 4)
 
 
@@ -32,6 +33,7 @@ class ModelConfig:
         vocabulary: Pieces by id; blank is the id after the last.
         durations: Encoder frames that a TDT token may span; empty for the other kinds.
         max_symbols: Most tokens that may be emitted on one encoder frame.
+        activation: Of a transducer's joint: ``relu``, ``tanh`` or ``sigmoid``.
     """
 
     kind: Kind
@@ -39,6 +41,7 @@ class ModelConfig:
     vocabulary: tuple[str, ...]
     durations: tuple[int, ...] = ()
     max_symbols: int = _MAX_SYMBOLS
+    activation: str = "relu"
 
     @property
     def blank(self) -> int:
@@ -67,28 +70,34 @@ def from_nemo(config: dict[str, Any], where: Path) -> ModelConfig:
     reader.expect("encoder.causal_downsampling", False, default=False)
     reader.expect("encoder.self_attention_model", "rel_pos")
     reader.expect("encoder.conv_norm_type", "batch_norm", default="batch_norm")
-    features = int(reader.get("preprocessor.features"))
+    features = reader.number("preprocessor.features")
     reader.expect("encoder.feat_in", features)
 
     target = str(reader.get("target"))
     name = target.rsplit(".", 1)[-1]
     if name == "EncDecCTCModelBPE":
-        return ModelConfig("ctc", features, tuple(reader.get("decoder.vocabulary")))
+        return ModelConfig("ctc", features, reader.strings("decoder.vocabulary"))
     if name not in ("EncDecRNNTBPEModel", "EncDecHybridRNNTCTCBPEModel"):
         raise ModelFormatError(
             f"{where}: target={target!r} is not a model that this version can run; it runs "
             f"Parakeet TDT, RNN-T, CTC and their hybrids."
         )
-    durations = tuple(int(d) for d in reader.get("model_defaults.tdt_durations", default=()) or ())
+    durations = tuple(reader.numbers("model_defaults.tdt_durations"))
     if durations:
         reader.expect("decoding.durations", list(durations), default=list(durations))
-    greedy = reader.get("decoding.greedy", default=None) or {}
+    activation = reader.get("joint.jointnet.activation")
+    if activation not in _ACTIVATIONS:
+        raise ModelFormatError(
+            f"{where}: joint.jointnet.activation={activation!r} cannot be run by this version, "
+            f"which expects {', '.join(_ACTIVATIONS)}"
+        )
     return ModelConfig(
         kind="tdt" if durations else "rnnt",
         features=features,
-        vocabulary=tuple(reader.get("joint.vocabulary")),
+        vocabulary=reader.strings("joint.vocabulary"),
         durations=durations,
-        max_symbols=int(greedy.get("max_symbols") or _MAX_SYMBOLS),
+        max_symbols=reader.number("decoding.greedy.max_symbols", default=_MAX_SYMBOLS),
+        activation=activation,
     )
 
 
@@ -114,24 +123,34 @@ def from_onnx_asr(config: dict[str, Any], vocabulary: Path, where: Path) -> Mode
     kind = kinds[model_type]
     return ModelConfig(
         kind=kind,
-        features=int(reader.get("features_size", default=80)),
+        features=reader.number("features_size", default=80),
         vocabulary=read_vocabulary(vocabulary),
         durations=_TDT_DURATIONS if kind == "tdt" else (),
-        max_symbols=int(reader.get("max_tokens_per_step", default=_MAX_SYMBOLS)),
+        max_symbols=reader.number("max_tokens_per_step", default=_MAX_SYMBOLS),
     )
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
     """Pieces of a ``vocab.txt`` (``piece id`` a line, ``<blk>`` last), in the order of their ids.
 
+    Lines end with a line feed, and only with that: a piece may hold other separators. Empty lines
+    at the end are ignored.
+
     Raises:
-        ModelFormatError: A line is not of that form, or the ids have gaps.
+        ModelFormatError: The file is not UTF-8, a line is not of that form, or the ids have gaps
+            or repetitions.
     """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelFormatError(f"{path} is not UTF-8: {error}") from error
     pieces: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        piece, _, identifier = line.rpartition(" ")
+    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+        piece, _, identifier = line.removesuffix("\r").rpartition(" ")
         if not identifier.isdecimal():
             raise ModelFormatError(f"{path}:{number}: expected 'piece id', got {line!r}")
+        if int(identifier) in pieces:
+            raise ModelFormatError(f"{path}:{number}: the id {identifier} is there twice")
         pieces[int(identifier)] = piece
     if sorted(pieces) != list(range(len(pieces))) or not pieces:
         raise ModelFormatError(f"{path}: the ids do not run from 0 without a gap")
@@ -156,6 +175,36 @@ class _Reader:
                 raise ModelFormatError(f"{self._where}: the key {key} is missing")
             value = value[part]
         return value
+
+    def number(self, key: str, **default: int) -> int:
+        """A whole number of 1 and more; a default also stands for null and 0."""
+        value = self.get(key, **default)
+        if not value and default:
+            value = default["default"]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            self._refuse(key, value, "a whole number of 1 and more")
+        return int(value)
+
+    def numbers(self, key: str) -> list[int]:
+        """A list of whole numbers from 0; empty if the key is missing or null."""
+        value = self.get(key, default=None) or []
+        if not isinstance(value, list) or not all(isinstance(n, int) and n >= 0 for n in value):
+            self._refuse(key, value, "a list of whole numbers")
+        return list(value)
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings that is not empty."""
+        value = self.get(key)
+        if not value or not isinstance(value, list) or not all(isinstance(s, str) for s in value):
+            self._refuse(key, value, "a list of strings")
+        return tuple(value)
+
+    def _refuse(self, key: str, value: Any, expected: str) -> NoReturn:
+        shown = repr(value)
+        raise ModelFormatError(
+            f"{self._where}: {key}={shown[:80]}{'…' if len(shown) > 80 else ''} cannot be used, "
+            f"expected {expected}"
+        )
 
     def expect(self, key: str, wanted: Any, **default: Any) -> None:
         value = self.get(key, **default)

@@ -20,6 +20,7 @@ from parakeet_mlx.conformer import Conformer, ConformerBlock
 
 from parakeet_stt.model.attention import hidden_keys, shift_positions
 from parakeet_stt.model.encoder import LocalAttention, encoder_frames
+from parakeet_stt.model.memory import trim_heap
 
 _HIDDEN = -1e9
 """Score of a key that must not be seen: finite, since a row of padding may see none at all."""
@@ -31,21 +32,28 @@ class FastConformer:
     """The encoder, for inference.
 
     Args:
-        encoder: parakeet-mlx's encoder with its weights, float32.
+        encoder: parakeet-mlx's encoder with its weights, of any float type and not evaluated yet.
+            Its layers are taken from it one by one, so that each is read from the file, converted
+            and freed before the next one.
         dtype: Arithmetic of the activations.
     """
 
     def __init__(self, encoder: Conformer, dtype: mx.Dtype) -> None:
         self._dtype = dtype
         self._positions = encoder.pos_enc
-        self._layers = [_Layer(layer, dtype) for layer in encoder.layers]
+        self._layers: list[_Layer] = []
+        while encoder.layers:
+            layer = _Layer(encoder.layers.pop(0), dtype)
+            # Lazily built arrays belong to the thread that made them: make them here.
+            mx.eval(layer.arrays)
+            self._layers.append(layer)
+            trim_heap()
         self._subsampling = encoder.pre_encode
         self._subsampling.update(
             tree_map(lambda array: array.astype(dtype), self._subsampling.parameters())
         )
         self._known_frames = 0  # For so many frames the layers know their positions.
-        # Lazily built arrays belong to the thread that made them: make them here.
-        mx.eval(self._subsampling.parameters(), [layer.arrays for layer in self._layers])
+        mx.eval(self._subsampling.parameters())
 
     def __call__(
         self, mel: mx.array, lengths: Sequence[int], attention: LocalAttention | None
@@ -118,10 +126,10 @@ class _Layer:
         self._gated = _Linear([convolution.pointwise_conv1], dtype=dtype)
         # Batch normalisation, folded in float32 before anything is rounded.
         norm, depthwise = convolution.batch_norm, convolution.depthwise_conv
-        gain = norm.weight * mx.rsqrt(norm.running_var + norm.eps)
-        offset = norm.bias - norm.running_mean * gain
+        gain = _exact(norm.weight) * mx.rsqrt(_exact(norm.running_var) + norm.eps)
+        offset = _exact(norm.bias) - _exact(norm.running_mean) * gain
         if "bias" in depthwise:
-            offset = offset + depthwise.bias * gain
+            offset = offset + _exact(depthwise.bias) * gain
         self._kernel = (depthwise.weight * gain[:, None, None]).astype(dtype)
         self._offset = offset.astype(dtype)
         self._convolved = _Linear([convolution.pointwise_conv2], dtype=dtype)
@@ -212,11 +220,10 @@ class _Linear:
 
     def __init__(self, modules: list[Any], scale: float = 1, dtype: mx.Dtype = mx.float32) -> None:
         weights = [module.weight.reshape(module.weight.shape[0], -1) for module in modules]
-        self._weight = (mx.concatenate(weights) * scale).astype(dtype).T
+        self._weight = _scaled(weights, scale, dtype).T
         self._bias = None
         if "bias" in modules[0]:
-            biases = mx.concatenate([module.bias for module in modules])
-            self._bias = (biases * scale).astype(dtype)
+            self._bias = _scaled([module.bias for module in modules], scale, dtype)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -228,3 +235,13 @@ class _Linear:
         if self._bias is not None:
             add_to = add_to + self._bias
         return mx.addmm(add_to, x, self._weight)
+
+
+def _exact(array: mx.array) -> mx.array:
+    return array.astype(mx.float32)
+
+
+def _scaled(parts: list[mx.array], scale: float, dtype: mx.Dtype) -> mx.array:
+    """Weights side by side, multiplied in float32 before they are rounded."""
+    whole = mx.concatenate(parts)
+    return whole.astype(dtype) if scale == 1 else (_exact(whole) * scale).astype(dtype)

@@ -5,7 +5,7 @@ Everything here runs on the inference thread and holds ``MLX_GLOBAL_LOCK`` for o
 
 from __future__ import annotations
 
-import atexit
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
-from parakeet_mlx.utils import from_config
+from parakeet_mlx.conformer import Conformer, ConformerArgs
 
-from parakeet_stt.errors import ModelFormatError
+from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model import blas, device
 from parakeet_stt.model.conformer import FastConformer
 from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
@@ -29,8 +29,29 @@ _PREFIX = "encoder."
 _SMALL_WIDTH = 256
 """Products of up to this width take less time than waking up other threads for them does."""
 
-# While the inference thread is still there to do it: MLX's own threads end with its streams.
-atexit.register(device.run, mx.clear_streams)
+_DEFAULTS = {"pos_emb_max_len": 5000}
+"""NeMo's own for keys that parakeet-mlx does not let a configuration leave out."""
+
+_process: int | None = None  # The one that uses MLX: this one or, after a fork, its parent.
+
+
+def claim_mlx() -> None:
+    """Make sure that MLX can run in this process; called on the inference thread.
+
+    Raises:
+        ConfigurationError: The process was forked from one that had used MLX.
+    """
+    global _process
+    if _process is None:
+        _process = os.getpid()
+        # While the inference thread is still there: MLX's own threads end with its streams.
+        device.run_last(mx.clear_streams)
+    elif _process != os.getpid():
+        raise ConfigurationError(
+            "this process was forked from one that had already used MLX, which does not work in "
+            "both. Start it with multiprocessing's 'spawn' or 'forkserver', use MLX only after the "
+            "fork, or set backend='onnx'."
+        )
 
 
 class MLXEncoder:
@@ -65,32 +86,49 @@ class MLXEncoder:
         return device.run(self._encode, windows, attention)
 
     def _load(self, config: dict[str, Any], weights: Path) -> FastConformer:
-        with device.MLX_GLOBAL_LOCK:
-            mx.set_cache_limit(_CACHE_LIMIT)
-            encoder = from_config(config).encoder
-            arrays: dict[str, mx.array] = mx.load(str(weights))  # type: ignore[assignment]
+        with device.MLX_GLOBAL_LOCK, device.native_calls:
+            claim_mlx()
+            mx.set_cache_limit(0)  # Each layer's buffers are freed before the next one is read.
             try:
-                encoder.load_weights(
-                    [
-                        (name.removeprefix(_PREFIX), array.astype(mx.float32))
-                        for name, array in arrays.items()
-                        if name.startswith(_PREFIX)
-                    ]
-                )
-            except ValueError as error:
-                raise ModelFormatError(
-                    f"{weights} does not match the configuration beside it: {error}"
-                ) from error
-            return FastConformer(encoder, self._dtype)
+                return FastConformer(_read_encoder(config, weights), self._dtype)
+            finally:
+                mx.set_cache_limit(_CACHE_LIMIT)
 
     def _encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None
     ) -> list[EncoderFrames]:
-        with device.MLX_GLOBAL_LOCK:
+        with device.MLX_GLOBAL_LOCK, device.native_calls:
+            claim_mlx()
             lengths = [len(window) for window in windows]
             frames = self._encoder(mx.array(stack(windows)), lengths, attention)
             found = np.array(frames.astype(mx.float32))
         return [f[: encoder_frames(n)] for f, n in zip(found, lengths, strict=True)]
+
+
+def _read_encoder(config: dict[str, Any], weights: Path) -> Conformer:
+    """parakeet-mlx's encoder; its weights are read from the file when they are evaluated."""
+    names = [field.name for field in dataclasses.fields(ConformerArgs)]
+    given = {**_DEFAULTS, **config["encoder"]}
+    try:
+        encoder = Conformer(ConformerArgs(**{n: given[n] for n in names if n in given}))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelFormatError(
+            f"{weights.parent / 'config.json'}: no encoder can be made of its key encoder: {error}"
+        ) from error
+    arrays: dict[str, mx.array] = mx.load(str(weights))  # type: ignore[assignment]
+    try:
+        encoder.load_weights(
+            [
+                (name.removeprefix(_PREFIX), array)
+                for name, array in arrays.items()
+                if name.startswith(_PREFIX)
+            ]
+        )
+    except ValueError as error:
+        raise ModelFormatError(
+            f"{weights} does not match the configuration beside it: {error}"
+        ) from error
+    return encoder
 
 
 def has_gpu() -> bool:

@@ -6,25 +6,19 @@ transducers a graph that holds prediction network and joint together.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
-from parakeet_stt.errors import ConfigurationError, ModelFormatError
+from parakeet_stt.errors import ModelFormatError
 from parakeet_stt.model.decoder import Floats
 from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
 from parakeet_stt.model.frontend import LogMel
+from parakeet_stt.model.onnx_session import OnnxSession
 from parakeet_stt.settings import Device
-
-_CPU = "CPUExecutionProvider"
-_PROVIDERS = ("CUDAExecutionProvider", _CPU)
-_MOST_THREADS = 8
-_SMALL_BYTES = 32 << 20  # A network of up to this size is done before other threads have woken up.
 
 
 class OnnxEncoder:
@@ -34,24 +28,33 @@ class OnnxEncoder:
 
     Args:
         path: ``encoder-model.onnx`` or a CTC export's ``model.onnx``.
+        features: Mel bins, as the configuration has them.
         device: ``auto``, ``gpu`` or ``cpu``.
 
     Raises:
-        ModelFormatError: The file is not such a graph.
+        ModelFormatError: The file is not such a graph, or takes windows of one shape only.
         ConfigurationError: There is no GPU for ONNX Runtime.
     """
 
     name = "onnx"
     precision = "fp32"
 
-    def __init__(self, path: Path, device: Device = "auto") -> None:
-        self._session = _open(path, {"audio_signal", "length"}, device)
-        self._output = self._session.get_outputs()[0].name
+    def __init__(self, path: Path, features: int, device: Device = "auto") -> None:
+        self._session = OnnxSession(path, {"audio_signal", "length"}, device)
+        batch, bins, frames = _shape(self._session, "audio_signal", 3)
+        if isinstance(bins, int) and bins != features:
+            raise ModelFormatError(
+                f"{path} takes {bins} mel bins where config.json says features_size={features}"
+            )
+        if isinstance(batch, int) or isinstance(frames, int):
+            raise ModelFormatError(
+                f"{path} was exported for windows of one shape: its input audio_signal is "
+                f"[{batch}, {bins}, {frames}]. Export it with dynamic axes for batch and time."
+            )
+        self._output = self._session.outputs[0].name
         # The encoder puts out [batch, width, frames], CTC's log-probabilities [batch, frames, ids].
         self._frames_last = self._output == "outputs"
-        provider = self._session.get_providers()[0].removesuffix("ExecutionProvider")
-        threads = self._session.get_session_options().intra_op_num_threads
-        self.device = f"{provider} ({threads} thread{'s' if threads > 1 else ''})"
+        self.device = self._session.device
 
     def encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None
@@ -59,7 +62,7 @@ class OnnxEncoder:
         """Encode a batch; the graph's own attention is full, whatever is asked for."""
         lengths = np.array([len(window) for window in windows], np.int64)
         feeds = {
-            "audio_signal": np.ascontiguousarray(stack(windows).swapaxes(1, 2)),
+            "audio_signal": stack(windows).swapaxes(1, 2),
             "length": lengths,
         }
         (outputs,) = self._session.run([self._output], feeds)
@@ -93,28 +96,28 @@ class OnnxNetwork:
         durations: How many duration outputs stand behind the token outputs.
 
     Raises:
-        ModelFormatError: The file is not such a graph, or its outputs are not as many as the
-            vocabulary says.
+        ModelFormatError: The file is not such a graph; :meth:`joint` raises it if the graph's
+            outputs are not as many as the vocabulary says.
     """
 
     def __init__(self, path: Path, blank: int, durations: int) -> None:
-        self._session = _open(path, {"encoder_outputs", "targets", "input_states_1"})
+        inputs = {"encoder_outputs", "targets", "input_states_1", "input_states_2"}
+        self._session = OnnxSession(path, inputs)
         self._blank = blank
-        inputs = {item.name: item for item in self._session.get_inputs()}
-        self._states = [inputs[name] for name in ("input_states_1", "input_states_2")]
-        self._has_length = "target_length" in inputs
-        self._width = inputs["encoder_outputs"].shape[1]
-        wanted, outputs = blank + 1 + durations, self._session.get_outputs()[0].shape[-1]
-        if isinstance(outputs, int) and outputs != wanted:
-            raise ModelFormatError(
-                f"{path} has {outputs} outputs where the vocabulary and durations beside it "
-                f"make {wanted}"
+        self._states = [
+            np.zeros(
+                [_dimension(self._session, name, 0), 1, _dimension(self._session, name, 2)],
+                np.float32,
             )
+            for name in ("input_states_1", "input_states_2")
+        ]
+        self._has_length = "target_length" in self._session.inputs
+        self._width = _dimension(self._session, "encoder_outputs", 1)
+        self._outputs = blank + 1 + durations
 
     def initial(self) -> _GraphPredictor:
         """The predictor before the first token: blank, whose embedding is zeros."""
-        zeros = [np.zeros((s.shape[0], 1, s.shape[2]), np.float32) for s in self._states]
-        return _GraphPredictor(self._blank, zeros)
+        return _GraphPredictor(self._blank, self._states)
 
     def advance(self, token: int, predictor: _GraphPredictor) -> _GraphPredictor:
         """The predictor after one more token."""
@@ -140,34 +143,31 @@ class OnnxNetwork:
         names = ["outputs", "output_states_1", "output_states_2"]
         outputs, *predictor.after = self._session.run(names, feeds)
         logits: Floats = outputs.reshape(len(projected), -1)
+        if logits.shape[1] != self._outputs:
+            raise ModelFormatError(
+                f"{self._session.path} has {logits.shape[1]} outputs where the vocabulary and "
+                f"durations beside it make {self._outputs}"
+            )
         return logits
 
 
-def _open(path: Path, wanted: set[str], device: Device = "auto") -> Any:
-    """Open a graph and check that it has the inputs that it should have."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
-    threads = 1 if size <= _SMALL_BYTES else min(os.cpu_count() or 1, _MOST_THREADS)
-    options.intra_op_num_threads = threads
-    # Idle threads that spin would take the cores that the rest of the pipeline needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    available = onnxruntime.get_available_providers()
-    providers = [provider for provider in _PROVIDERS if provider in available]
-    if device == "gpu" and providers[0] == _CPU:
-        raise ConfigurationError(
-            f"PARAKEET_DEVICE='gpu': ONNX Runtime has no GPU here, it offers {', '.join(available)}"
-        )
-    if device == "cpu":
-        providers = [_CPU]
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime has no common base class for its errors.
-        raise ModelFormatError(f"{path} cannot be loaded by ONNX Runtime: {error}") from error
-    missing = wanted - {item.name for item in session.get_inputs()}
-    if missing:
+def _shape(session: OnnxSession, name: str, dimensions: int) -> list[int | str | None]:
+    """The shape that a graph declares for an input: numbers where it is fixed."""
+    shape: list[int | str | None] = session.inputs[name].shape
+    if len(shape) != dimensions:
         raise ModelFormatError(
-            f"{path} is not an export that this version can run: it has no input "
-            f"{', '.join(sorted(missing))}"
+            f"{session.path}: its input {name} has the shape {shape}, expected {dimensions} "
+            f"dimensions"
         )
-    return session
+    return shape
+
+
+def _dimension(session: OnnxSession, name: str, axis: int) -> int:
+    """The size that a graph declares for one axis of a three-dimensional input."""
+    size = _shape(session, name, 3)[axis]
+    if not isinstance(size, int):
+        raise ModelFormatError(
+            f"{session.path}: its input {name} has {size!r} as the size of axis {axis}, expected a "
+            f"number"
+        )
+    return size

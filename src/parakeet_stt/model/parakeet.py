@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import safetensors
 from loguru import logger
 
 from parakeet_stt.audio import AudioSource, read_blocks
-from parakeet_stt.errors import ConfigurationError, ModelFormatError
+from parakeet_stt.errors import ConfigurationError, ModelFormatError, ParakeetError
 from parakeet_stt.model import blas, hub
 from parakeet_stt.model.decoder import (
     Decoder,
@@ -24,8 +25,10 @@ from parakeet_stt.model.decoder import (
     Network,
     NumpyNetwork,
 )
-from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.device import on_fork, run_interruptibly
+from parakeet_stt.model.encoder import Encoder, encoder_frames
 from parakeet_stt.model.hub import ModelFiles
+from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.stream import Stream, StreamOptions
 from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
 from parakeet_stt.settings import (
@@ -224,9 +227,16 @@ def load_model(
         cache_dir=cache_dir,
     )
     # The ONNX encoder must not bring MLX along where it is not wanted.
-    gpu = settings.backend != "onnx" and _mlx_has_gpu(settings.device)
-    # Without the lock: one model's download must not delay other models.
-    files = hub.find_model(settings.model, settings.backend, gpu, settings.cache_dir)
+    missing = _missing_mlx() if settings.backend != "onnx" else None
+    if missing and settings.backend == "mlx":
+        raise ConfigurationError(f"backend='mlx': {missing}")
+    chosen_backend: Backend = "onnx" if missing else settings.backend
+    gpu = chosen_backend != "onnx" and _mlx_has_gpu(settings.device)
+    try:
+        # Without the lock: one model's download must not delay other models.
+        files = hub.find_model(settings.model, chosen_backend, gpu, settings.cache_dir)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} ({missing})" if missing else str(error)) from error
     with _loading:
         if settings.device == "gpu" and files.backend == "mlx" and not gpu:
             raise ConfigurationError(
@@ -235,9 +245,32 @@ def load_model(
         chosen = _precision(settings.precision, gpu) if files.backend == "mlx" else "fp32"
         key = (files.folder, files.backend, chosen, settings.device)
         if key not in _loaded:
-            _loaded[key] = _load(files, chosen, settings.device)
+            _loaded[key] = run_interruptibly(_load, files, chosen, settings.device)
+            trim_heap()
             logger.info(f"loaded {_loaded[key]!r}")
         return _loaded[key]
+
+
+def _start_anew() -> None:
+    global _loading
+    _loading = threading.Lock()
+
+
+on_fork(_start_anew)
+
+
+@cache
+def _missing_mlx() -> str | None:
+    """Why MLX cannot be imported and what to do; None if it can."""
+    try:
+        import parakeet_stt.model.mlx_encoder  # noqa: F401
+    except ImportError as error:
+        logger.info(f"MLX cannot be imported ({error}): using ONNX Runtime")
+        return (
+            f"MLX cannot be imported: {error}. To use it: pip install 'pipecat-parakeet-stt[mlx]', "
+            f"or 'pipecat-parakeet-stt[cuda]' for an NVIDIA GPU"
+        )
+    return None
 
 
 def _mlx_has_gpu(device: Device) -> bool:
@@ -275,7 +308,7 @@ def _load(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device)
     else:
         from parakeet_stt.model.onnx_encoder import OnnxEncoder
 
-        encoder = OnnxEncoder(files.onnx_encoder, device)
+        encoder = OnnxEncoder(files.onnx_encoder, config.features, device)
     try:
         decoder = _decoder(files, weights)
     except KeyError as error:
@@ -289,8 +322,43 @@ def _load(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device)
             f"{files.folder}: the weights have {outputs} outputs where the configuration's "
             f"vocabulary and durations make {wanted}"
         )
+    _try_out(files, encoder, decoder)
     return Model(files, encoder, decoder)
 
+
+def _try_out(files: ModelFiles, encoder: Encoder, decoder: Decoder[Any]) -> None:
+    """Run two short windows of silence, so that a model that cannot run fails here.
+
+    Raises:
+        ModelFormatError: It cannot, or its output has another shape than expected.
+    """
+    features = files.config.features
+    windows = [np.zeros((frames, features), np.float32) for frames in _TRIAL_FRAMES]
+    try:
+        for window, frames in zip(windows, encoder.encode(windows, None), strict=True):
+            if len(frames) != encoder_frames(len(window)):
+                raise ModelFormatError(
+                    f"{files.folder}: the encoder makes {len(frames)} frames of {len(window)} mel "
+                    f"frames, expected {encoder_frames(len(window))}"
+                )
+            outputs = files.config.blank + 1
+            is_ctc_graph = files.config.kind == "ctc" and files.backend == "onnx"
+            if is_ctc_graph and frames.shape[1] != outputs:
+                raise ModelFormatError(
+                    f"{files.onnx_encoder} has {frames.shape[1]} outputs where the vocabulary "
+                    f"beside it makes {outputs}"
+                )
+            decoder.decode(frames, decoder.initial())
+    except ParakeetError:
+        raise
+    except Exception as error:  # The executors have no common base class for their errors.
+        raise ModelFormatError(
+            f"{files.folder}: the model cannot be run, its files do not belong together or are of "
+            f"a kind that this version does not know: {error}"
+        ) from error
+
+
+_TRIAL_FRAMES = (17, 9)
 
 _CTC_BIAS = "decoder.decoder_layers.0.bias"
 
@@ -305,7 +373,7 @@ def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
         return GreedyCTC(config, (weight[:, 0, :], weights[_CTC_BIAS]))
     network: Network
     if weights:
-        network = NumpyNetwork(weights, str(files.raw["joint"]["jointnet"]["activation"]))
+        network = NumpyNetwork(weights, config.activation)
     else:
         from parakeet_stt.model.onnx_encoder import OnnxNetwork
 

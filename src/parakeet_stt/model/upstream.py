@@ -19,6 +19,7 @@ from parakeet_stt.audio import Samples
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.mlx_encoder import claim_mlx
 from parakeet_stt.model.stream import Stream, StreamOptions, Work
 from parakeet_stt.transcript import Hypothesis, Token, Transcript
 
@@ -78,7 +79,8 @@ class UpstreamStream(Stream):
         super().__exit__(*details)
 
     def _open(self, folder: Path, options: StreamOptions) -> Any:
-        with device.MLX_GLOBAL_LOCK:
+        with device.MLX_GLOBAL_LOCK, device.native_calls:
+            claim_mlx()
             model = _load(folder, self._encoder.precision)
             # Its local attention is a Metal kernel.
             local = options.attention == "local" and mx.metal.is_available()
@@ -109,7 +111,8 @@ class UpstreamStream(Stream):
 
     def _add_pending(self) -> None:
         audio, self._pending = np.concatenate(self._pending), []
-        with device.MLX_GLOBAL_LOCK:
+        with device.MLX_GLOBAL_LOCK, device.native_calls:
+            claim_mlx()
             self._context.add_audio(mx.array(audio))
 
     def _tokens(self, tokens: list[AlignedToken]) -> tuple[Token, ...]:
