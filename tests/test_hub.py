@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from hub_server import (
 )
 from huggingface_hub import constants
 from loguru import logger
+from model_folders import changed, copy_of
 
 from parakeet_stt import load_model
 from parakeet_stt.errors import (
@@ -52,26 +51,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield server
-
-
-def copy_of(folder: Path, to: Path) -> Path:
-    return Path(shutil.copytree(folder, to))
-
-
-def changed(folder: Path, key: str, value: object) -> Path:
-    """The folder with one key of its configuration set to another value."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    place = config
-    *parents, last = key.split(".")
-    for parent in parents:
-        place = place[parent]
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value
-    path.write_text(json.dumps(config))
-    return folder
 
 
 def test_auto_takes_mlx_with_a_gpu_and_onnx_without() -> None:

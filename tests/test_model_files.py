@@ -11,6 +11,7 @@ from typing import Any
 import onnx_files
 import pytest
 from conftest import RECORDINGS
+from model_folders import changed, copy_of
 
 from parakeet_stt import load_model
 from parakeet_stt.errors import ModelFormatError
@@ -33,21 +34,7 @@ def export(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the bundled folder in parakeet-mlx's layout."""
-    return Path(shutil.copytree(TINY, tmp_path / "model"))
-
-
-def change(folder: Path, key: str, value: object) -> None:
-    """Set a dotted key of the configuration; None removes it."""
-    config = json.loads((folder / "config.json").read_text())
-    *parents, last = key.split(".")
-    place = config
-    for parent in parents:
-        place = place[parent]
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value
-    (folder / "config.json").write_text(json.dumps(config))
+    return copy_of(TINY, tmp_path / "model")
 
 
 def rewrite(graph: Path, edit: Callable[[Any], None]) -> None:
@@ -87,7 +74,7 @@ def test_a_vocabulary_that_cannot_be_used_is_refused_at_load(
     "missing", ["decoding", "preprocessor.dither", "preprocessor.pad_to", "encoder.pos_emb_max_len"]
 )
 def test_a_configuration_may_lack_keys_that_have_a_default(folder: Path, missing: str) -> None:
-    change(folder, missing, None)
+    changed(folder, missing, None)
     recording = RECORDINGS[0]
     found = load_model(folder, backend="mlx").transcribe(recording.samples()).text
     assert found == load_model("tiny", backend="mlx").transcribe(recording.samples()).text
@@ -109,7 +96,7 @@ def test_a_configuration_may_lack_keys_that_have_a_default(folder: Path, missing
 def test_a_configuration_of_wrong_values_is_refused_at_load(
     folder: Path, key: str, value: object, message: str
 ) -> None:
-    change(folder, key, value)
+    changed(folder, key, value)
     with pytest.raises(ModelFormatError, match=message):
         load_model(folder, backend="mlx")
 
@@ -151,7 +138,7 @@ def test_an_export_for_one_shape_is_refused_at_load(
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_wrong_number_of_mel_bins_is_refused_at_load(export: Path, declared: bool) -> None:
-    change(export, "features_size", 128)
+    changed(export, "features_size", 128)
     if not declared:  # Then only running the graph shows it.
 
         def free(model: Any) -> None:

@@ -20,7 +20,7 @@ from parakeet_stt.audio import Samples
 from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
 
 from .recordings import Case, clicks, fading, joined, long_silence, offset, softer_speaker
-from .reference import untrimmed
+from .reference import streamed, untrimmed
 
 DATA = Path(__file__).parents[2] / "tests" / "data"
 
@@ -65,7 +65,7 @@ def chunks(model: Model, recordings: Sequence[Recording]) -> Iterator[Row]:
         for samples in several:
             offline = model.transcribe(samples)
             for _ in range(3):
-                final = _streamed(model, samples, random)
+                final = streamed(model, samples, random)
                 streams += 1
                 tokens += [t.id for t in final.tokens] == [t.id for t in offline.tokens]
                 bits += final == offline
@@ -82,19 +82,6 @@ TABLES: dict[str, Callable[[Model, Sequence[Recording]], Iterable[Row]]] = {
     "silence": silences,
     "chunks": chunks,
 }
-
-
-def _streamed(model: Model, samples: Samples, random: np.random.Generator) -> Any:
-    """The final of a stream that is fed in chunks of 1 to 160,000 samples."""
-    with model.transcribe_stream() as stream:
-        place = 0
-        while place < len(samples):
-            size = int(np.exp(random.uniform(0, np.log(160_000))))
-            stream.feed(samples[place : place + size])
-            if random.random() < 0.1:
-                stream.hypothesis()
-            place += size
-        return stream.finish()
 
 
 def _by_condition(cases: Iterable[Case]) -> Iterable[tuple[str, list[Case]]]:

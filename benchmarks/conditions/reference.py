@@ -1,10 +1,10 @@
-"""Transcripts to compare with: the model on all of the audio, with nothing left out."""
+"""Transcripts to compare: of all of the audio, with nothing left out, and of random chunks."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from parakeet_stt import Model
+from parakeet_stt import Model, Transcript
 from parakeet_stt.audio import Samples
 from parakeet_stt.model.frontend import log_mel, normalize
 from parakeet_stt.transcript import Token, text_of
@@ -22,3 +22,16 @@ def untrimmed(model: Model, samples: Samples) -> str:
     emissions, _ = model._decoder.decode(frames, model._decoder.initial())
     vocabulary = model.config.vocabulary
     return text_of([Token(e.token, vocabulary[e.token], 0.0, 0.0, 0.0) for e in emissions])
+
+
+def streamed(model: Model, samples: Samples, random: np.random.Generator) -> Transcript:
+    """The final of a stream that is fed in random chunks of 1 to 160,000 samples."""
+    with model.transcribe_stream() as stream:
+        place = 0
+        while place < len(samples):
+            size = int(np.exp(random.uniform(0, np.log(160_000))))
+            stream.feed(samples[place : place + size])
+            if random.random() < 0.1:
+                stream.hypothesis()
+            place += size
+        return stream.finish()

@@ -53,7 +53,9 @@ def examine() -> Iterator[Check]:
     """Look at everything, in the order in which it is needed."""
     yield Check("python", f"{platform.python_version()} on {platform.platform()}", True)
     yield Check("packages", ", ".join(_version(name) for name in _PACKAGES), True)
-    problem = _mlx_problem()
+    from parakeet_stt.model.parakeet import missing_mlx
+
+    problem = missing_mlx()
     yield _device(problem)
     if problem is None:
         yield _blas()
@@ -70,23 +72,9 @@ def _version(package: str) -> str:
         return f"{package} (not installed)"
 
 
-def _mlx_problem() -> ImportError | None:
-    """The reason why MLX cannot be imported, if it cannot."""
-    try:
-        import parakeet_stt.model.mlx_encoder  # noqa: F401
-    except ImportError as error:
-        return error
-    return None
-
-
-def _device(mlx_problem: ImportError | None) -> Check:
+def _device(mlx_problem: str | None) -> Check:
     if mlx_problem is not None:
-        return Check(
-            "device",
-            f"CPU, through ONNX Runtime; MLX is not available ({mlx_problem}; "
-            "on Linux it is the extra `mlx`, or `cuda` with an NVIDIA GPU)",
-            None,
-        )
+        return Check("device", f"CPU, through ONNX Runtime. {mlx_problem}", None)
     from parakeet_stt.model.mlx_encoder import device_name, has_gpu
 
     if has_gpu():

@@ -43,7 +43,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 def test_without_mlx_the_doctor_finds_nothing_wrong(core: Path) -> None:
     done = run(core, "-m", "parakeet_stt.cli", "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "MLX is not available (No module named 'mlx'" in done.stdout
+    assert "MLX cannot be imported: No module named 'mlx'" in done.stdout
     assert "onnx test" in done.stdout
     assert "mlx test" not in done.stdout
 

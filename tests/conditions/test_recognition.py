@@ -22,8 +22,8 @@ from benchmarks.conditions.recordings import (
     silence,
     softer_speaker,
 )
-from benchmarks.conditions.reference import untrimmed
-from parakeet_stt import Model, Transcript, load_model
+from benchmarks.conditions.reference import streamed, untrimmed
+from parakeet_stt import Model, load_model
 from parakeet_stt.audio import Samples, read_audio
 from parakeet_stt.bench.recordings import normalised
 
@@ -93,18 +93,6 @@ def test_long_silence_around_sentences_does_not_change_them(level: str, backend:
     assert around <= without + 0.005
 
 
-def in_random_pieces(model: Model, samples: Samples, random: np.random.Generator) -> Transcript:
-    with model.transcribe_stream() as stream:
-        place = 0
-        while place < len(samples):
-            size = int(np.exp(random.uniform(0, np.log(160_000))))
-            stream.feed(samples[place : place + size])
-            if random.random() < 0.1:
-                stream.hypothesis()
-            place += size
-        return stream.finish()
-
-
 def long_recordings(model: Model) -> Iterator[Samples]:
     """Wide and narrow audio of 30 s and longer."""
     random = np.random.default_rng(3)
@@ -116,7 +104,7 @@ def test_a_final_is_offline_bit_for_bit_also_of_telephone_audio(model: Model) ->
     """Tokens, times, confidences and probabilities."""
     random = np.random.default_rng(4)
     for samples in long_recordings(model):
-        assert in_random_pieces(model, samples, random) == model.transcribe(samples)
+        assert streamed(model, samples, random) == model.transcribe(samples)
 
 
 def test_a_final_without_a_word_is_empty(model: Model) -> None:

@@ -227,7 +227,7 @@ def load_model(
         cache_dir=cache_dir,
     )
     # The ONNX encoder must not bring MLX along where it is not wanted.
-    missing = _missing_mlx() if settings.backend != "onnx" else None
+    missing = missing_mlx() if settings.backend != "onnx" else None
     if missing and settings.backend == "mlx":
         raise ConfigurationError(f"backend='mlx': {missing}")
     chosen_backend: Backend = "onnx" if missing else settings.backend
@@ -260,7 +260,7 @@ on_fork(_start_anew)
 
 
 @cache
-def _missing_mlx() -> str | None:
+def missing_mlx() -> str | None:
     """Why MLX cannot be imported and what to do; None if it can."""
     try:
         import parakeet_stt.model.mlx_encoder  # noqa: F401
