@@ -242,6 +242,7 @@ def test_the_exit_code_is_the_one_asked_for_while_daemon_threads_transcribe(back
     program = """
 model = load_model("tiny", backend=sys.argv[1])
 begun = threading.Barrier(4)
+data = [[number] for number in range(4_000_000)]  # As in large programs, the end takes a while.
 
 def work():
     begun.wait()
