@@ -7,7 +7,6 @@ arrived, which the next download continues.
 
 from __future__ import annotations
 
-import concurrent.futures
 import errno
 import hashlib
 import json
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import safetensors
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -40,9 +39,8 @@ from parakeet_stt.errors import (
     ModelUnavailableError,
     ParakeetError,
 )
+from parakeet_stt.model.device import run_interruptibly
 from parakeet_stt.model.external_data import external_data
-
-T = TypeVar("T")
 
 Sizes = dict[str, int | None]
 """Size in bytes of each file of a revision; None if the hub does not say."""
@@ -114,7 +112,7 @@ class Repository:
             ModelNotFoundError: There is no such repository or revision, or it holds no model.
             ModelUnavailableError: No network, no access or no disk space.
         """
-        return _on_daemon_thread(lambda: self._download(needed))
+        return run_interruptibly(self._download, needed)
 
     def _download(self, needed: Needed) -> Path:
         with _explained(self):
@@ -268,26 +266,6 @@ def _log_start(repository: Repository, name: str, size: int | None, received: in
     whole = "unknown size" if size is None else f"{size / 1e6:.1f} MB"
     continued = f", continued at {received / 1e6:.1f} MB" if received else ""
     logger.info(f"downloading {repository}: {name}, {whole}{continued}")
-
-
-def _on_daemon_thread(work: Callable[[], T]) -> T:
-    """Run a function on a daemon thread and return its result.
-
-    The wait can be interrupted by a signal, and the thread does not delay the process's exit.
-    """
-    done: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="parakeet-download", daemon=True).start()
-    # On Windows a wait without a limit would not see Ctrl-C.
-    while not concurrent.futures.wait([done], timeout=0.2).done:
-        pass
-    return done.result()
 
 
 @contextmanager
