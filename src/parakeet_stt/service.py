@@ -155,7 +155,7 @@ class _SwitchedTo(SystemFrame):
     """A ServiceSwitcher has switched to the service that gets this frame.
 
     Parameters:
-        ends: What the other services got.
+        ends: What the other services got whose model is loaded.
         user_speaking: Whether the user was speaking.
     """
 
@@ -371,9 +371,11 @@ class ParakeetMLXSTTService(STTService):
             speaking = False
             for other in self._alternatives():
                 if other._receiver is not None:
-                    ends.append(_SwitchedFrom(other._receiver))
+                    end = _SwitchedFrom(other._receiver)
                     speaking = speaking or other._user_speaking
-                    await other.queue_frame(ends[-1])
+                    await other.queue_frame(end)
+                    if other._engine.model is not None:  # Nobody waits for a download.
+                        ends.append(end)
             # The request itself is no system frame: the audio behind it overtakes it.
             await super().queue_frame(_SwitchedTo(ends, speaking))
         await super().queue_frame(frame, direction, callback)

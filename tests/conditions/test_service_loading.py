@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
     InterimTranscriptionFrame,
+    ManuallySwitchServiceFrame,
     STTUpdateSettingsFrame,
     TranscriptionFrame,
 )
@@ -75,7 +76,7 @@ class Tap(FrameProcessor):
 
 
 @asynccontextmanager
-async def running(stt: ParakeetMLXSTTService) -> AsyncIterator[tuple[PipelineWorker, Tap]]:
+async def running(stt: FrameProcessor) -> AsyncIterator[tuple[PipelineWorker, Tap]]:
     """A pipeline around the service, from its start to its EndFrame."""
     tap, started = Tap(), asyncio.Event()
     worker = PipelineWorker(Pipeline([stt, tap]), enable_rtvi=False, cancel_on_idle_timeout=False)
@@ -188,6 +189,26 @@ async def test_a_switcher_fails_over_and_the_backup_transcribes_the_first_uttera
     assert switcher.strategy.active_service is backup
     assert [f.text for f in finals(down)] == [SINGLE[0].text]
     assert not [frame for frame in up if isinstance(frame, ErrorFrame)]
+
+
+async def test_after_a_switch_finals_do_not_wait_for_the_model_of_the_other_service(
+    download: threading.Event,
+) -> None:
+    loading, ready = ParakeetMLXSTTService(settings=Settings(model="somebody/nothing")), service()
+    events = Events(loading)
+    switcher, switched = ServiceSwitcher(services=[loading, ready]), asyncio.Event()
+
+    @switcher.strategy.event_handler("on_service_switched")
+    async def on_switched(*_: object) -> None:
+        switched.set()
+
+    async with running(switcher) as (worker, tap), asyncio.timeout(60):
+        await worker.queue_frames(spoken(0)[:-1])
+        await worker.queue_frame(ManuallySwitchServiceFrame(service=ready))
+        await switched.wait()
+        await worker.queue_frames(spoken(1))
+        assert (await tap.finals.get()).text == SINGLE[1].text
+        assert not events.failed.is_set(), "it waited until the download had failed"
 
 
 async def test_a_model_that_failed_is_reported_once_however_often_somebody_speaks() -> None:
