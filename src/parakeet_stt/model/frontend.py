@@ -32,6 +32,7 @@ _REACH = _WINDOW // 2  # How far a frame's window reaches to either side of its 
 _PREEMPHASIS = 0.97
 _STD_GUARD = 1e-5
 _BLOCK = 8  # Frames that one matrix product takes, at fixed places of the stream.
+_AT_ONCE = 64  # Frames that are computed at once, so that they fit into a processor's cache.
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,10 +61,12 @@ class LogMelStream:
         """Feed ``float32 [samples]`` at 16 kHz; returns the frames that are now complete."""
         if len(samples) == 0:
             return self._frames(0)
-        exact = samples.astype(np.float64)
-        emphasised = exact - _PREEMPHASIS * np.concatenate(([self._last], exact[:-1]))
+        # The sample before them, then the samples; each is replaced by what preemphasis leaves.
+        exact = np.empty(1 + len(samples))
+        exact[0], exact[1:] = self._last, samples
         self._last = float(exact[-1])
-        self._pending = np.concatenate((self._pending, emphasised))
+        exact[1:] -= _PREEMPHASIS * exact[:-1]
+        self._pending = np.concatenate((self._pending, exact[1:]))
         return self._frames(max(0, (len(self._pending) - _WINDOW) // HOP + 1))
 
     def finish(self) -> LogMel:
@@ -74,20 +77,29 @@ class LogMelStream:
 
     def _frames(self, count: int) -> LogMel:
         """Cut ``count`` frames off the pending samples."""
-        if count == 0:
-            return np.zeros((0, self._filters.shape[1]), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(self._pending, _WINDOW)[::HOP][:count]
+        frames = np.empty((count, self._filters.shape[1]), np.float32)
+        for begin in range(0, count, _AT_ONCE):
+            end = min(begin + _AT_ONCE, count)
+            samples = self._pending[begin * HOP : (end - 1) * HOP + _WINDOW]
+            frames[begin:end] = self._log_mel(samples)
+        self._pending = self._pending[count * HOP :]
+        return frames
+
+    def _log_mel(self, samples: Floats) -> Floats:
+        """Log-mel of the next frames, whose windows cover these samples."""
+        windows = np.lib.stride_tricks.sliding_window_view(samples, _WINDOW)[::HOP]
         # Where the window lies within the transform does not change the power spectrum.
         spectrum = np.fft.rfft(windows * _hann(), _FFT)
-        self._pending = self._pending[count * HOP :]
-        first, self._place = self._place, (self._place + count) % _BLOCK
+        first, count = self._place, len(spectrum)
+        self._place = (first + count) % _BLOCK
         blocks = -(-(first + count) // _BLOCK)
         power = np.zeros((blocks * _BLOCK, spectrum.shape[1]))
-        power[first : first + count] = spectrum.real**2 + spectrum.imag**2
+        own = power[first : first + count]
+        np.square(spectrum.real, out=own)
+        own += np.square(spectrum.imag)
         mel = np.matmul(power.reshape(blocks, _BLOCK, -1), self._filters)
-        frames = mel.reshape(blocks * _BLOCK, -1)[first : first + count]
-        found: LogMel = np.log(frames + GUARD).astype(np.float32)
-        return found
+        found: Floats = mel.reshape(blocks * _BLOCK, -1)[first : first + count] + GUARD
+        return np.log(found, out=found)
 
 
 def log_mel(samples: Samples, bins: int) -> LogMel:
