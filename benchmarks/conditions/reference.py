@@ -5,18 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from parakeet_stt import Model, Transcript
-from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.model.frontend import log_mel, normalize
+from parakeet_stt.audio import Samples
+from parakeet_stt.model.frontend import log_mel
 from parakeet_stt.transcript import Token, text_of
 
 
 def untrimmed(model: Model, samples: Samples) -> str:
     """The text of up to 30 s of audio, as NeMo would have it: one window, its own statistics.
 
-    0.32 s without a sound behind the end release the last word, as they do in a final.
+    0.32 s of silence behind the end release the last word, as they do in a final.
     """
-    padded = np.pad(samples, (0, int(0.32 * SAMPLE_RATE)), mode="edge")
-    mel = normalize(log_mel(padded, model.config.features))
+    raw = log_mel(samples, model.config.features)
+    silence = np.full((32, raw.shape[1]), np.log(2.0**-24), np.float32)
+    deviation = raw.std(axis=0, ddof=1, dtype=np.float64) + 1e-5
+    mel = (np.concatenate((raw, silence)) - raw.mean(axis=0, dtype=np.float64)) / deviation
+    mel = mel.astype(np.float32)
     (frames,) = model.encoder.encode([mel], None)
     emissions, _ = model._decoder.decode(frames, model._decoder.initial())
     vocabulary = model.config.vocabulary

@@ -25,7 +25,7 @@ from parakeet_stt.model.decoder import (
     Network,
     NumpyNetwork,
 )
-from parakeet_stt.model.device import on_fork, run_interruptibly
+from parakeet_stt.model.device import native_calls, on_fork, run_interruptibly
 from parakeet_stt.model.encoder import Encoder, encoder_frames
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.memory import trim_heap
@@ -263,7 +263,8 @@ on_fork(_start_anew)
 def missing_mlx() -> str | None:
     """Why MLX cannot be imported and what to do; None if it can."""
     try:
-        import parakeet_stt.model.mlx_encoder  # noqa: F401
+        with native_calls:  # The end of the process in the midst of it would be an abort.
+            import parakeet_stt.model.mlx_encoder  # noqa: F401
     except ImportError as error:
         logger.info(f"MLX cannot be imported ({error}): using ONNX Runtime")
         return (
