@@ -16,7 +16,7 @@ from loguru import logger
 
 from parakeet_stt.audio import AudioSource, read_blocks
 from parakeet_stt.errors import ConfigurationError, ModelFormatError, ParakeetError
-from parakeet_stt.model import blas, hub
+from parakeet_stt.model import blas, device, hub
 from parakeet_stt.model.decoder import (
     Decoder,
     Floats,
@@ -25,7 +25,7 @@ from parakeet_stt.model.decoder import (
     Network,
     NumpyNetwork,
 )
-from parakeet_stt.model.device import native_calls, on_fork, run_interruptibly
+from parakeet_stt.model.device import on_fork, run_interruptibly
 from parakeet_stt.model.encoder import Encoder, encoder_frames
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.memory import trim_heap
@@ -263,7 +263,7 @@ on_fork(_start_anew)
 def missing_mlx() -> str | None:
     """Why MLX cannot be imported and what to do; None if it can."""
     try:
-        with native_calls:  # The end of the process in the midst of it would be an abort.
+        with device.native_calls:  # The end of the process in the midst of it would be an abort.
             import parakeet_stt.model.mlx_encoder  # noqa: F401
     except ImportError as error:
         logger.info(f"MLX cannot be imported ({error}): using ONNX Runtime")
