@@ -105,9 +105,11 @@ class MelBuffer:
         return self._normalize(self._frames[begin - self.start : self._count], self._count)
 
     def closed_window(self, begin: int) -> LogMel:
-        """Frames from ``begin`` to the pause, or to the end if there is none, and :data:`PADDING`
-        behind them, normalised by the statistics of all that are kept up to there. What follows in
-        a pause has no influence."""
+        """Frames from ``begin`` to the pause (without one, to the end), then :data:`PADDING`.
+
+        They are normalised by the statistics of all frames that are kept up to there. What follows
+        in a pause has no influence.
+        """
         pause = self.pause
         count = self._count if pause is None else pause - self.start
         silence = np.full((PADDING, self._frames.shape[1]), SILENCE, np.float32)
