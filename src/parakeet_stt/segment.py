@@ -24,7 +24,7 @@ class Segment:
     Attributes:
         engine: Whose model hears it.
         start: Seconds at which it begins.
-        waiting: Samples that have not been heard yet.
+        waiting: Samples that inference has not processed yet, those that it is processing included.
         interval: Shortest time between its interims, in seconds of audio; None for none.
         bulk: Whether it belongs to a recording.
         queued: Whether a step that will hear them waits for its turn.
@@ -90,12 +90,16 @@ class Segment:
         """Hear everything that waits."""
         with self._lock:
             pieces, self._pieces = self._pieces, []
-            self.waiting = 0
         if self._stream is None:
             assert self.engine.model is not None
             self._stream = self.engine.model.open_stream(self._options, self.start)
         if pieces:
-            yield from self._stream.feeding(np.concatenate(pieces))
+            samples = np.concatenate(pieces)
+            try:
+                yield from self._stream.feeding(samples)
+            finally:  # If it fails, the stream has them all the same.
+                with self._lock:
+                    self.waiting -= len(samples)
             self.ready = self._stream.speculated
         return self._stream
 
