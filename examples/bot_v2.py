@@ -207,7 +207,7 @@ def build(
 async def play(path: Path, model: str) -> int:
     """Play a recording into the bot, in real time; gives the process's exit code."""
     from parakeet_stt.audio import read_audio
-    from parakeet_stt.player import Player
+    from parakeet_stt.pipecat.player import Player
 
     player = Player(await asyncio.to_thread(read_audio, path))
     worker, screen, quiet = build(player, None, model)

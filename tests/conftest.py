@@ -7,17 +7,13 @@ from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
-from serving import EVERY_PORT, Served, serving
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
-from parakeet_stt.bench.recordings import Recording, read_recordings
-
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden"
-RECORDINGS = read_recordings(ROOT / "tests" / "data")
+from parakeet_stt.bench.recordings import Recording
+from tests.support.recordings import RECORDINGS, spoken
+from tests.support.serving import EVERY_PORT, Served, serving
 
 INSTALLED = {
     "ffmpeg": shutil.which("ffmpeg") is not None,
@@ -59,16 +55,6 @@ def model(backend: str) -> Model:
 @pytest.fixture(scope="session")
 def recordings() -> list[Recording]:
     return RECORDINGS
-
-
-def spoken(count: int) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Recordings with pauses of 0.75 s between them: samples, and where each one begins."""
-    pieces, places, length = [], [], 0
-    for recording in [r for r in RECORDINGS if r.set == "known"][:count]:
-        places.append((length / 16_000, recording.text))
-        pieces += [recording.samples(), np.zeros(12_000, np.float32)]
-        length += len(pieces[-1]) + len(pieces[-2])
-    return np.concatenate(pieces), places
 
 
 @pytest.fixture(scope="session")

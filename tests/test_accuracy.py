@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import jiwer
 import pytest
-from conftest import RECORDINGS
 
 from parakeet_stt import load_model
 from parakeet_stt.bench.recordings import normalised
+from tests.support.recordings import RECORDINGS
 
 BOUNDS = {"known": 0.02, "unknown": 0.05, "several": 0.04}
 

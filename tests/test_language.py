@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import Served, serving
 
 from parakeet_stt import load_model
 from parakeet_stt.language import SURE, LanguageWatch, detect_language
 from parakeet_stt.model.hub import BUNDLED, KNOWN, languages_of
 from parakeet_stt.transcript import WORD_MARK, Token, Transcript
+from tests.support.serving import Served, serving
 
 V3 = languages_of("parakeet-tdt-0.6b-v3")
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from pydantic.fields import FieldInfo
 
 from parakeet_stt.errors import ConfigurationError
@@ -18,6 +17,7 @@ from parakeet_stt.settings import (
     table,
     variable_name,
 )
+from tests.support.recordings import ROOT
 
 FIELDS = ServerSettings.model_fields  # The engine's and the server's.
 VARIABLES = {variable_name(name) for name in FIELDS}

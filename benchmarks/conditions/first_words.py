@@ -49,7 +49,7 @@ from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
 from parakeet_stt.bench.scores import word_error_rate
 from parakeet_stt.model import device
-from parakeet_stt.player import Player
+from parakeet_stt.pipecat.player import Player
 
 DATA = Path(__file__).parents[2] / "tests" / "data"
 VADS = ("before", "behind")

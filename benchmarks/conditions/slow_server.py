@@ -30,7 +30,7 @@ from parakeet_stt import load_model
 from parakeet_stt.bench.recordings import read_recordings
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.server.run import Running
+from parakeet_stt.server.serve import Running
 from parakeet_stt.server.settings import ServerSettings, load_server_settings
 
 RATE = 16_000

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from parakeet_stt.model import blas
 
 if TYPE_CHECKING:
-    from parakeet_stt.engine import Engine
+    from parakeet_stt.engine.engine import Engine
+    from parakeet_stt.engine.events import Final
+    from parakeet_stt.engine.session import Session
     from parakeet_stt.errors import ParakeetError
-    from parakeet_stt.events import Final
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
     from parakeet_stt.model.parakeet import Model, load_model
     from parakeet_stt.model.stream import Stream
-    from parakeet_stt.service import ParakeetMLXSTTService
-    from parakeet_stt.session import Session
+    from parakeet_stt.pipecat.service import ParakeetMLXSTTService
     from parakeet_stt.transcript import Hypothesis, Segment, Token, Transcript, Word
 
 # Before anybody imports mlx: afterwards it is too late.
@@ -32,15 +32,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
-    "Engine": "engine",
-    "Final": "events",
+    "Engine": "engine.engine",
+    "Final": "engine.events",
     "Hypothesis": "transcript",
     "MLX_GLOBAL_LOCK": "model.device",
     "Model": "model.parakeet",
     "ParakeetError": "errors",
-    "ParakeetMLXSTTService": "service",
+    "ParakeetMLXSTTService": "pipecat.service",
     "Segment": "transcript",
-    "Session": "session",
+    "Session": "engine.session",
     "Stream": "model.stream",
     "Token": "transcript",
     "Transcript": "transcript",

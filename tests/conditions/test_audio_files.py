@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import RECORDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loguru import logger
@@ -27,12 +26,13 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.tests.utils import run_test
-from serving import Served
 from websockets.asyncio.client import connect
 
 from parakeet_stt import Model, ParakeetMLXSTTService, load_model
 from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder, AudioFile, read_audio
 from parakeet_stt.errors import AudioError
+from tests.support.recordings import RECORDINGS
+from tests.support.serving import Served
 
 QUESTION, WEATHER = RECORDINGS[1], RECORDINGS[3]
 SPEECH = QUESTION.samples()[:-1]  # An even number.
@@ -174,7 +174,7 @@ async def test_a_chained_ogg_is_transcribed_by_the_server_and_on_the_command_lin
     path.write_bytes(b"".join(JOINED["ogg"]))
     text = f"{QUESTION.text} {WEATHER.text}"
     assert (await post(served, path.read_bytes())).json()["text"] == text
-    command = [sys.executable, "-m", "parakeet_stt.cli", "transcribe", "--model", "tiny", path]
+    command = [sys.executable, "-m", "parakeet_stt", "transcribe", "--model", "tiny", path]
     done = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, check=True
     )

@@ -10,7 +10,8 @@ import venv
 from pathlib import Path
 
 import pytest
-from conftest import RECORDINGS, ROOT
+
+from tests.support.recordings import RECORDINGS, ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the environment is made of symlinks")
 
@@ -41,7 +42,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_without_mlx_the_doctor_finds_nothing_wrong(core: Path) -> None:
-    done = run(core, "-m", "parakeet_stt.cli", "doctor")
+    done = run(core, "-m", "parakeet_stt", "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MLX cannot be imported: No module named 'mlx'" in done.stdout
     assert "onnx test" in done.stdout
@@ -50,7 +51,7 @@ def test_without_mlx_the_doctor_finds_nothing_wrong(core: Path) -> None:
 
 def test_without_mlx_the_command_line_and_the_bot_transcribe(core: Path) -> None:
     environment = {"PARAKEET_BACKEND": "onnx", "PARAKEET_MODEL": "tiny"}
-    done = run(core, "-m", "parakeet_stt.cli", "transcribe", RECORDING.path, **environment)
+    done = run(core, "-m", "parakeet_stt", "transcribe", RECORDING.path, **environment)
     assert (done.returncode, done.stdout.strip()) == (0, RECORDING.text), done.stderr
     done = run(core, "examples/bot_v2.py", "--audio", RECORDING.path, **environment)
     assert done.returncode == 0, done.stderr

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RECORDINGS
-from hub_server import TINY, Hold, Hub, files_of, hub_server, large_onnx_export
 from huggingface_hub import constants
+
+from tests.support.hub_server import TINY, Hold, Hub, files_of, hub_server, large_onnx_export
+from tests.support.recordings import RECORDINGS
 
 RECORDING = RECORDINGS[0]
 DATA = "encoder-model.onnx.data"
@@ -57,7 +58,7 @@ class Machine:
         self, *arguments: object, preexec: Callable[[], None] | None = None, **environment: str
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "parakeet_stt.cli", *map(str, arguments)],
+            [sys.executable, "-m", "parakeet_stt", *map(str, arguments)],
             env=self._environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

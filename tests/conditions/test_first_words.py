@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RECORDINGS
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.frames.frames import (
     EndFrame,
@@ -40,8 +39,9 @@ from pipecat.workers.runner import WorkerRunner
 from parakeet_stt import Engine, ParakeetMLXSTTService, load_model
 from parakeet_stt.audio import Samples
 from parakeet_stt.model import device
-from parakeet_stt.player import Player
-from parakeet_stt.vad_progress import VAD_DELAY_SECONDS
+from parakeet_stt.pipecat.player import Player
+from parakeet_stt.pipecat.vad_progress import VAD_DELAY_SECONDS
+from tests.support.recordings import RECORDINGS
 
 SECONDS = 16_000
 SILENCE = np.zeros(SECONDS, np.float32)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.support.recordings import ROOT
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows reports memory in another way")

@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnx_files
 import pytest
-from conftest import GOLDEN, RECORDINGS, ROOT
 
 from parakeet_stt.model.hub import BUNDLED
+from tests.support import onnx_files
+from tests.support.recordings import GOLDEN, RECORDINGS, ROOT
 
 RECORDING = RECORDINGS[0]
 
@@ -42,7 +42,7 @@ import numpy as np
 from loguru import logger
 from parakeet_stt import Engine, ParakeetError, load_model
 from parakeet_stt.audio import read_audio
-from parakeet_stt.vad import Endpointing
+from parakeet_stt.engine.vad import Endpointing
 
 SAMPLES = read_audio(Path({str(RECORDING.path)!r}))[{int(RECORDING.start * 16_000)}:]
 SAMPLES = SAMPLES[:{len(RECORDING.samples())}]
@@ -160,7 +160,7 @@ print("parent:", model.transcribe(SAMPLES).text)
 def test_a_child_of_a_process_that_has_only_imported_mlx_may_use_it() -> None:
     done = python(
         """
-import parakeet_stt.model.mlx_encoder
+import parakeet_stt.model.mlx.encoder
 load_model("tiny", backend="onnx").transcribe(SAMPLES)
 
 def child():
@@ -344,7 +344,7 @@ def test_a_signal_ends_a_command_that_loads_a_model(
     folder = slow_export(tmp_path / "model")
     words = ("-v", *arguments, "--backend", "onnx", "--model", folder)
     with subprocess.Popen(
-        [sys.executable, "-m", "parakeet_stt.cli", *map(str, words)],
+        [sys.executable, "-m", "parakeet_stt", *map(str, words)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,6 @@ from difflib import SequenceMatcher
 import jiwer
 import numpy as np
 import pytest
-from conftest import RECORDINGS, ROOT
 
 from benchmarks.conditions.recordings import (
     Case,
@@ -26,6 +25,7 @@ from benchmarks.conditions.reference import streamed, untrimmed
 from parakeet_stt import Model, load_model
 from parakeet_stt.audio import Samples, read_audio
 from parakeet_stt.bench.recordings import normalised
+from tests.support.recordings import RECORDINGS, ROOT
 
 SINGLE = [r for r in RECORDINGS if r.set != "several"]
 

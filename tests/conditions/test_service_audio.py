@@ -29,9 +29,9 @@ from test_service import SINGLE, START, STOP, audio, finals, run, service, spoke
 from test_service_loading import Events, running
 
 from parakeet_stt import Hypothesis, Transcript, session
-from parakeet_stt import service as service_module
+from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.model import device
-from parakeet_stt.session import MAX_BACKLOG_SECONDS
+from parakeet_stt.pipecat import service as service_module
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from pipecat.workers.runner import WorkerRunner
 from test_service import SINGLE, Settings, finals, service, spoken
 
 from parakeet_stt import ParakeetMLXSTTService
-from parakeet_stt import service as service_module
 from parakeet_stt.model import device
+from parakeet_stt.pipecat import service as service_module
 
 
 class Events:

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 import soxr
 import websockets
-from conftest import RECORDINGS
 from loguru import logger
-from serving import EVERY_PORT, Served, offline, pcm16, serving
 from websockets.asyncio.client import ClientConnection, connect
 from wyoming.audio import AudioChunk
 
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.server.connection import Inbox
+from tests.support.recordings import RECORDINGS
+from tests.support.serving import EVERY_PORT, Served, offline, pcm16, serving
 
 RECORDING = next(r for r in RECORDINGS if r.set == "known")
 PCM = pcm16(RECORDING.samples())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from parakeet_stt.arguments import add_model_arguments, needs_extra, settings_of
 from parakeet_stt.bench import DIALECTS, ENGINES, SECTIONS
+from parakeet_stt.cli.arguments import add_model_arguments, needs_extra, settings_of
 from parakeet_stt.settings import load_settings
 
 _out = Console(highlight=False)

@@ -16,11 +16,11 @@ import numpy as np
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.bench.tasks import Run, pieces_of, whole_words
-from parakeet_stt.engine import Engine
+from parakeet_stt.engine.engine import Engine
+from parakeet_stt.engine.events import Final
+from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.events import Final
 from parakeet_stt.model.parakeet import Model, load_model
-from parakeet_stt.session import Session
 from parakeet_stt.transcript import Transcript
 
 SEED = 20260101

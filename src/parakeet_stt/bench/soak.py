@@ -22,9 +22,9 @@ from rich.table import Table
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.bench.recordings import Recording, read_recordings
 from parakeet_stt.bench.report import machine, new_plot, save_plot, write_json
-from parakeet_stt.engine import Engine
+from parakeet_stt.engine.engine import Engine
+from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.session import Session
 from parakeet_stt.settings import ParakeetSettings
 from parakeet_stt.transcript import Hypothesis
 

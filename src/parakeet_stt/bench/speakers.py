@@ -26,7 +26,7 @@ from parakeet_stt.bench.looplag import LoopLag
 from parakeet_stt.bench.naive import CONTEXT_SIZE, naive_server
 from parakeet_stt.bench.recordings import read_recordings
 from parakeet_stt.bench.step import Candidate, Step
-from parakeet_stt.engine import Engine
+from parakeet_stt.engine.engine import Engine
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.hub import find_model
 from parakeet_stt.settings import Backend
@@ -42,7 +42,7 @@ _GRACE_SECONDS = 5.0  # A final that is not there so long after the step is lost
 
 
 class Listener(Protocol):
-    """What a speaker needs of a :class:`~parakeet_stt.session.Session`."""
+    """What a speaker needs of a :class:`~parakeet_stt.engine.session.Session`."""
 
     @property
     def lag(self) -> float: ...

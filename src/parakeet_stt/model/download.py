@@ -40,7 +40,7 @@ from parakeet_stt.errors import (
     ParakeetError,
 )
 from parakeet_stt.model.device import run_interruptibly
-from parakeet_stt.model.external_data import external_data
+from parakeet_stt.model.onnx.external_data import external_data
 
 Sizes = dict[str, int | None]
 """Size in bytes of each file of a revision; None if the hub does not say."""

@@ -30,7 +30,7 @@ from parakeet_stt.model.encoder import Encoder, encoder_frames
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.model.windows import LONGEST_WINDOW, WindowedStream
+from parakeet_stt.model.windowed import LONGEST_WINDOW, WindowedStream
 from parakeet_stt.settings import (
     Attention,
     Backend,
@@ -264,7 +264,7 @@ def missing_mlx() -> str | None:
     """Why MLX cannot be imported and what to do; None if it can."""
     try:
         with device.native_calls:  # The end of the process in the midst of it would be an abort.
-            import parakeet_stt.model.mlx_encoder  # noqa: F401
+            import parakeet_stt.model.mlx.encoder  # noqa: F401
     except ImportError as error:
         logger.info(f"MLX cannot be imported ({error}): using ONNX Runtime")
         return (
@@ -275,7 +275,7 @@ def missing_mlx() -> str | None:
 
 
 def _mlx_has_gpu(device: Device) -> bool:
-    from parakeet_stt.model.mlx_encoder import has_gpu, use_cpu
+    from parakeet_stt.model.mlx.encoder import has_gpu, use_cpu
 
     if device == "cpu":
         use_cpu()
@@ -302,12 +302,12 @@ def _load(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device)
     blas.use_threads(numpy=1)  # Decoding is done before a second one has woken up.
     encoder: Encoder
     if files.backend == "mlx":
-        from parakeet_stt.model.mlx_encoder import MLXEncoder
+        from parakeet_stt.model.mlx.encoder import MLXEncoder
 
         assert files.weights is not None
         encoder = MLXEncoder(files.raw, files.weights, precision)
     else:
-        from parakeet_stt.model.onnx_encoder import OnnxEncoder
+        from parakeet_stt.model.onnx.encoder import OnnxEncoder
 
         encoder = OnnxEncoder(files.onnx_encoder, config.features, device)
     try:
@@ -376,7 +376,7 @@ def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
     if weights:
         network = NumpyNetwork(weights, config.activation)
     else:
-        from parakeet_stt.model.onnx_encoder import OnnxNetwork
+        from parakeet_stt.model.onnx.encoder import OnnxNetwork
 
         network = OnnxNetwork(files.onnx_decoder, config.blank, len(config.durations))
     return GreedyTransducer(config, network)

@@ -19,7 +19,7 @@ from parakeet_stt.audio import Samples
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder
-from parakeet_stt.model.mlx_encoder import claim_mlx
+from parakeet_stt.model.mlx.encoder import claim_mlx
 from parakeet_stt.model.stream import Stream, StreamOptions, Work
 from parakeet_stt.transcript import Hypothesis, Token, Transcript
 

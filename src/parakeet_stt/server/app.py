@@ -13,16 +13,17 @@ from starlette.websockets import WebSocket
 
 import parakeet_stt
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.server import deepgram_files, health, openai_rest, transcribe
+from parakeet_stt.server import health
+from parakeet_stt.server.auth import Gate, accepted_subprotocol, problem, refusal, status_of
 from parakeet_stt.server.connection import WebSocketConnection
 from parakeet_stt.server.conversation import Conversation, Dialect
-from parakeet_stt.server.deepgram import Deepgram
-from parakeet_stt.server.ears import Ears
-from parakeet_stt.server.gate import Gate, accepted_subprotocol, problem, refusal, status_of
-from parakeet_stt.server.native import Native
-from parakeet_stt.server.realtime import Realtime
-from parakeet_stt.server.server import RefusedError, Server
-from parakeet_stt.server.ws import Ws
+from parakeet_stt.server.protocols import deepgram_files, openai_rest, transcribe
+from parakeet_stt.server.protocols.deepgram import Deepgram
+from parakeet_stt.server.protocols.ears import Ears
+from parakeet_stt.server.protocols.native import Native
+from parakeet_stt.server.protocols.parakeet_fastapi import Ws
+from parakeet_stt.server.protocols.realtime import Realtime
+from parakeet_stt.server.state import RefusedError, Server
 
 NATIVE_PATH = "/v1/stream"
 EARS_PATH = "/v1/ears"

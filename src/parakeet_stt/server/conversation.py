@@ -19,8 +19,10 @@ from loguru import logger
 from starlette.datastructures import Headers, QueryParams
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
+from parakeet_stt.engine.events import Event, Failed, Final
+from parakeet_stt.engine.session import Session
+from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.events import Event, Failed, Final
 from parakeet_stt.server.connection import (
     ABNORMAL_CLOSURE,
     BadMessageError,
@@ -30,9 +32,7 @@ from parakeet_stt.server.connection import (
     M,
     UnreadableError,
 )
-from parakeet_stt.server.server import CLOSE_SECONDS, Server
-from parakeet_stt.session import Session
-from parakeet_stt.vad import Endpointing
+from parakeet_stt.server.state import CLOSE_SECONDS, Server
 
 T = TypeVar("T")
 

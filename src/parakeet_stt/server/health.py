@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 import parakeet_stt
-from parakeet_stt.server.server import Server, State
+from parakeet_stt.server.state import Server, State
 
 router = APIRouter(tags=["server"])
 

@@ -1,0 +1,1 @@
+"""Sessions over one inference thread: asynchronous, and independent of any protocol."""
