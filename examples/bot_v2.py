@@ -121,7 +121,7 @@ def create_stt(model: str | None) -> FrameProcessor:
     setting = f"STT_BACKEND={backend}"
     match backend:
         case "parakeet-mlx":
-            service = parakeet_stt.ParakeetMLXSTTService
+            service = parakeet_stt.ParakeetSTTService
             return service(settings=service.Settings(model=model) if model else None)
         case "whisper":
             return load("pipecat.services.whisper.stt", "whisper", setting).WhisperSTTService()
@@ -290,7 +290,7 @@ def check(transport: str, proxy: str | None, model: str | None) -> None:
     else:
         expected = ", ".join(("webrtc", *TELEPHONY))
         raise SystemExit(f"error: -t {transport}: this bot has {expected}")
-    if isinstance(create_stt(model), parakeet_stt.ParakeetMLXSTTService):
+    if isinstance(create_stt(model), parakeet_stt.ParakeetSTTService):
         parakeet_stt.load_model(model)  # Clients share it.
     create_llm()
     create_tts()

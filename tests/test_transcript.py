@@ -40,9 +40,9 @@ def test_words_are_tokens_with_their_punctuation() -> None:
 
 
 def test_segments_are_sentences() -> None:
-    assert [s.text for s in transcript().segments] == ["Hello, world.", "How are you?"]
+    assert [s.text for s in transcript().sentences] == ["Hello, world.", "How are you?"]
     assert transcript().text == "Hello, world. How are you?"
-    assert Transcript(()).segments == ()
+    assert Transcript(()).sentences == ()
 
 
 def test_json_holds_everything_in_seconds() -> None:
@@ -69,7 +69,7 @@ def test_subtitles_have_a_cue_for_every_sentence() -> None:
 def test_sentences_that_do_not_end_are_cut_for_subtitles() -> None:
     tokens = [Token(i, f"\u2581word{i}", i * 0.5, i * 0.5 + 0.4, 1.0) for i in range(100)]
     cues = Transcript(tuple(tokens), 0, 50).cues
-    assert len(Transcript(tuple(tokens), 0, 50).segments) == 1
+    assert len(Transcript(tuple(tokens), 0, 50).sentences) == 1
     assert " ".join(cue.text for cue in cues) == Transcript(tuple(tokens), 0, 50).text
     assert all(cue.end - cue.start <= 7 and len(cue.text) <= 84 for cue in cues)
     assert len(cues) <= 9
@@ -93,7 +93,7 @@ def test_transcripts_that_follow_each_other_are_joined() -> None:
 def test_words_and_sentences_know_their_tokens() -> None:
     found = transcript()
     assert tuple(t for word in found.words for t in word.tokens) == found.tokens
-    assert tuple(t for segment in found.segments for t in segment.tokens) == found.tokens
+    assert tuple(t for segment in found.sentences for t in segment.tokens) == found.tokens
 
 
 def test_shifting_moves_every_time() -> None:

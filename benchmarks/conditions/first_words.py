@@ -44,7 +44,7 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
-from parakeet_stt import Engine, ParakeetMLXSTTService
+from parakeet_stt import Engine, ParakeetSTTService
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
 from parakeet_stt.bench.scores import word_error_rate
@@ -189,7 +189,7 @@ async def call(recording: Recording, condition: Condition, vad: str, engine: Eng
     speech = recording.samples()[max(0, start - int(_LEAD_SECONDS * SAMPLE_RATE)) : end]
     lead = np.zeros(max(0, int(_LEAD_SECONDS * SAMPLE_RATE) - start), np.float32)
     caller, tap = Caller(np.concatenate((lead, speech)), condition), Tap(result)
-    service = ParakeetMLXSTTService(engine=engine)
+    service = ParakeetSTTService(engine=engine)
     analyzer = SileroVADAnalyzer(params=VADParams(stop_secs=0.2))
     if vad == "before":
         processors = [caller, VADProcessor(vad_analyzer=analyzer), service, tap]

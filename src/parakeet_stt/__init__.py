@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
     from parakeet_stt.model.parakeet import Model, load_model
     from parakeet_stt.model.stream import Stream
-    from parakeet_stt.pipecat.service import ParakeetMLXSTTService
-    from parakeet_stt.transcript import Hypothesis, Segment, Token, Transcript, Word
+    from parakeet_stt.pipecat.service import ParakeetMLXSTTService, ParakeetSTTService
+    from parakeet_stt.transcript import Hypothesis, Sentence, Token, Transcript, Word
 
 # Before anybody imports mlx: afterwards it is too late.
 blas.prepare()
@@ -39,7 +39,8 @@ _HOMES = {
     "Model": "model.parakeet",
     "ParakeetError": "errors",
     "ParakeetMLXSTTService": "pipecat.service",
-    "Segment": "transcript",
+    "ParakeetSTTService": "pipecat.service",
+    "Sentence": "transcript",
     "Session": "engine.session",
     "Stream": "model.stream",
     "Token": "transcript",
@@ -56,7 +57,8 @@ __all__ = [
     "Model",
     "ParakeetError",
     "ParakeetMLXSTTService",
-    "Segment",
+    "ParakeetSTTService",
+    "Sentence",
     "Session",
     "Stream",
     "Token",

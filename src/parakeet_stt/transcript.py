@@ -73,7 +73,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Segment:
+class Sentence:
     """One sentence: words up to a full stop, question or exclamation mark."""
 
     words: tuple[Word, ...]
@@ -131,20 +131,20 @@ class Transcript:
         return words_of(self.tokens)
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
+    def sentences(self) -> tuple[Sentence, ...]:
         """The sentences."""
         sentences: list[list[Word]] = [[]]
         for word in self.words:
             sentences[-1].append(word)
             if word.text.endswith(_SENTENCE_END):
                 sentences.append([])
-        return tuple(Segment(tuple(words)) for words in sentences if words)
+        return tuple(Sentence(tuple(words)) for words in sentences if words)
 
     @property
-    def cues(self) -> tuple[Segment, ...]:
+    def cues(self) -> tuple[Sentence, ...]:
         """The sentences as subtitles: long ones, and models without punctuation, in pieces."""
         cues: list[list[Word]] = []
-        for sentence in self.segments:
+        for sentence in self.sentences:
             cues.append([])
             for word in sentence.words:
                 cue = cues[-1]
@@ -152,7 +152,7 @@ class Transcript:
                 if cue and (length > _CUE_CHARACTERS or word.end - cue[0].start > _CUE_SECONDS):
                     cues.append([])
                 cues[-1].append(word)
-        return tuple(Segment(tuple(words)) for words in cues)
+        return tuple(Sentence(tuple(words)) for words in cues)
 
     @property
     def confidence(self) -> float:
@@ -177,7 +177,9 @@ class Transcript:
             "confidence": round(self.confidence, 4),
             "start": round(self.start, 3),
             "end": round(self.end, 3),
-            "segments": [{**_span(s), "words": [_span(w) for w in s.words]} for s in self.segments],
+            "segments": [
+                {**_span(s), "words": [_span(w) for w in s.words]} for s in self.sentences
+            ],
         }
 
     def to_json(self) -> str:
@@ -376,7 +378,7 @@ def _shifted(tokens: tuple[Token, ...], seconds: float) -> tuple[Token, ...]:
     return tuple(replace(t, start=t.start + seconds, end=t.end + seconds) for t in tokens)
 
 
-def _span(item: Word | Segment) -> dict[str, Any]:
+def _span(item: Word | Sentence) -> dict[str, Any]:
     return {
         "text": item.text,
         "start": round(item.start, 3),

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import parakeet
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -32,6 +31,7 @@ from parakeet_stt.bench.server import levels_of
 from parakeet_stt.bench.talker import Conversation, Line, ServerError, talk
 from parakeet_stt.bench.utterance import Utterance
 from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
+from tests.cli.test_cli import parakeet
 from tests.support.recordings import RECORDINGS, ROOT
 from tests.support.serving import PATIENCE, Served, eventually, serving
 

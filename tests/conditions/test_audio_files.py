@@ -28,7 +28,7 @@ from pipecat.frames.frames import (
 from pipecat.tests.utils import run_test
 from websockets.asyncio.client import connect
 
-from parakeet_stt import Model, ParakeetMLXSTTService, load_model
+from parakeet_stt import Model, ParakeetSTTService, load_model
 from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder, AudioFile, read_audio
 from parakeet_stt.errors import AudioError
 from tests.support.recordings import RECORDINGS
@@ -393,9 +393,7 @@ async def test_a_stream_in_opposite_phase_is_transcribed_in_a_pipeline() -> None
     data = stereo_pcm(SPEECH, -SPEECH)
     frames = [InputAudioRawFrame(data[i : i + 1280], 16_000, 2) for i in range(0, len(data), 1280)]
     down, _ = await run_test(
-        ParakeetMLXSTTService(
-            settings=ParakeetMLXSTTService.Settings(model="tiny", backend="onnx")
-        ),
+        ParakeetSTTService(settings=ParakeetSTTService.Settings(model="tiny", backend="onnx")),
         frames_to_send=[
             *frames[:20],
             VADUserStartedSpeakingFrame(start_secs=0.2),

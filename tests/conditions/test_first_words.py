@@ -36,7 +36,7 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.workers.runner import WorkerRunner
 
-from parakeet_stt import Engine, ParakeetMLXSTTService, load_model
+from parakeet_stt import Engine, ParakeetSTTService, load_model
 from parakeet_stt.audio import Samples
 from parakeet_stt.model import device
 from parakeet_stt.pipecat.player import Player
@@ -156,7 +156,7 @@ async def test_speech_while_the_model_loads_keeps_its_first_words() -> None:
     said, line = RIGHT[0], Line()
     loading = threading.Event()
     holding = device.submit(loading.wait)  # Another model's load, say, holds the thread.
-    service = ParakeetMLXSTTService(engine=Engine("tiny", backend="onnx"))
+    service = ParakeetSTTService(engine=Engine("tiny", backend="onnx"))
     async with line.running(service, after=behind()):
         assert line._worker is not None
         await line._worker.queue_frames(frames(np.concatenate((said.samples(), SILENCE))))
@@ -170,7 +170,7 @@ async def test_everything_that_comes_in_one_burst_is_transcribed_in_order(engine
     said, line = RIGHT[:3], Line()
     pause = SILENCE[: SECONDS // 2]
     samples = np.concatenate([p for r in said for p in (r.samples(), pause)])
-    async with line.running(ParakeetMLXSTTService(engine=engine), after=behind()):
+    async with line.running(ParakeetSTTService(engine=engine), after=behind()):
         await line.send(*frames(samples))
         await line.until(lambda: line.count(VADUserStoppedSpeakingFrame) == 3)
     assert " ".join(line.finals) == " ".join(recording.text for recording in said)
@@ -196,7 +196,7 @@ async def test_an_event_loop_blocked_as_speech_starts_loses_nothing(engine: Engi
     said, line = RIGHT[1], Line()
     player = Player(said.samples())
     blocking = _Blocking(at=int(said.start * 50) + 5)
-    service = ParakeetMLXSTTService(engine=engine)
+    service = ParakeetSTTService(engine=engine)
     async with line.running(player, blocking, service, after=behind()):
         await line.until(lambda: bool(line.finals))
     assert line.finals == [said.text]
@@ -207,7 +207,7 @@ async def test_frames_of_every_length_keep_the_first_word(engine: Engine, second
     said, line = RIGHT[2], Line()
     vad = VADProcessor(vad_analyzer=SileroVADAnalyzer())
     samples = np.concatenate((SILENCE, said.samples(), SILENCE))
-    async with line.running(vad, ParakeetMLXSTTService(engine=engine)):
+    async with line.running(vad, ParakeetSTTService(engine=engine)):
         await line.send(*frames(samples, seconds))
         await line.until(lambda: bool(line.finals))
     assert line.finals == [said.text]
@@ -222,7 +222,7 @@ async def test_a_late_vad_cuts_no_utterance(engine: Engine, late: float) -> None
     begins = len(before) + int(second.start * SECONDS)
     whole = np.concatenate((before, second.samples(), pause))
     cut = begins + int(late * SECONDS)
-    async with line.running(ParakeetMLXSTTService(engine=engine)):
+    async with line.running(ParakeetSTTService(engine=engine)):
         await line.send(*frames(whole[:cut]), started(), stopped())
         await line.until(lambda: line.count(VADUserStoppedSpeakingFrame) == 1)
         await line.send(*frames(whole[cut:]), started(), stopped())
@@ -237,13 +237,13 @@ async def test_a_voice_that_the_vad_ignored_some_time_ago_is_no_part_of_a_segmen
     far = RIGHT[0].samples() * 0.02  # Below the VAD's minimum volume.
     pause = np.zeros(int((VAD_DELAY_SECONDS + 0.5) * SECONDS), np.float32)
     player = Player(np.concatenate((far, pause, said.samples())))
-    async with line.running(player, ParakeetMLXSTTService(engine=engine), after=behind()):
+    async with line.running(player, ParakeetSTTService(engine=engine), after=behind()):
         await line.until(lambda: bool(line.finals))
     assert line.finals == [said.text]
 
 
 async def test_finals_come_in_the_order_of_speech_across_switches(engine: Engine) -> None:
-    one, two = (ParakeetMLXSTTService(engine=engine) for _ in range(2))
+    one, two = (ParakeetSTTService(engine=engine) for _ in range(2))
     switcher, line = ServiceSwitcher(services=[one, two]), Line()
     said = RIGHT[:3]
     switched = asyncio.Event()
@@ -266,7 +266,7 @@ async def test_finals_come_in_the_order_of_speech_across_switches(engine: Engine
 
 
 async def test_nothing_from_before_a_switch_is_used_after_it(engine: Engine) -> None:
-    one, two = (ParakeetMLXSTTService(engine=engine) for _ in range(2))
+    one, two = (ParakeetSTTService(engine=engine) for _ in range(2))
     switcher, line = ServiceSwitcher(services=[one, two]), Line()
     switched = asyncio.Event()
 
@@ -290,7 +290,7 @@ async def test_nothing_from_before_a_mute_is_used_after_it(engine: Engine) -> No
     line = Line()
     before = frames(RIGHT[0].samples())
     muted = [STTMuteFrame(mute=True), started(), STTMuteFrame(mute=False), stopped()]
-    async with line.running(ParakeetMLXSTTService(engine=engine)):
+    async with line.running(ParakeetSTTService(engine=engine)):
         await line.send(*before, *muted)
         await line.send(started(), *frames(RIGHT[1].samples()), stopped())
         await line.until(lambda: bool(line.finals))
@@ -303,7 +303,7 @@ async def test_a_transcript_has_the_user_who_spoke_when_it_started(engine: Engin
         frames(recording.samples(), user=user)
         for recording, user in ((RIGHT[0], "ada"), (RIGHT[1], "bob"))
     )
-    async with line.running(ParakeetMLXSTTService(engine=engine)):
+    async with line.running(ParakeetSTTService(engine=engine)):
         await line.send(started(), *ada, stopped(), started(), *bob, stopped())
         await line.until(lambda: len(line.finals) == 2)
     assert [label for label in line.labels if label[1] in line.finals] == [

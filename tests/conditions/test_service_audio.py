@@ -25,13 +25,13 @@ from pipecat.pipeline.service_switcher import ServiceSwitcher
 from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.tests.utils import SleepFrame, run_test
-from test_service import SINGLE, START, STOP, audio, finals, run, service, spoken
-from test_service_loading import Events, running
 
 from parakeet_stt import Hypothesis, Transcript, session
 from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module
+from tests.conditions.test_service_loading import Events, running
+from tests.pipecat.test_service import SINGLE, START, STOP, audio, finals, run, service, spoken
 
 
 @pytest.fixture

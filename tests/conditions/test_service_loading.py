@@ -26,17 +26,17 @@ from pipecat.pipeline.worker import PipelineWorker, ProcessorUnusablePolicy
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.tests.utils import run_test
 from pipecat.workers.runner import WorkerRunner
-from test_service import SINGLE, Settings, finals, service, spoken
 
-from parakeet_stt import ParakeetMLXSTTService
+from parakeet_stt import ParakeetSTTService
 from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module
+from tests.pipecat.test_service import SINGLE, Settings, finals, service, spoken
 
 
 class Events:
     """What a service reports, as it is reported."""
 
-    def __init__(self, stt: ParakeetMLXSTTService) -> None:
+    def __init__(self, stt: ParakeetSTTService) -> None:
         self.errors: list[ErrorFrame] = []
         self.error = asyncio.Event()
         self.connected = asyncio.Event()
@@ -152,7 +152,7 @@ def broken(tmp_path: Path) -> str:
 
 
 async def test_a_missing_model_is_a_permanent_error_before_anybody_speaks() -> None:
-    stt = ParakeetMLXSTTService(settings=Settings(model="./nowhere"))
+    stt = ParakeetSTTService(settings=Settings(model="./nowhere"))
     events = Events(stt)
     _, up = await run_test(stt, frames_to_send=[], start_timeout=30)
     (error,) = [frame for frame in up if isinstance(frame, ErrorFrame)]
@@ -166,7 +166,7 @@ async def test_a_model_that_cannot_be_read_ends_the_pipeline_before_anybody_spea
     broken: str,
 ) -> None:
     worker = PipelineWorker(
-        Pipeline([ParakeetMLXSTTService(settings=Settings(model=broken))]),
+        Pipeline([ParakeetSTTService(settings=Settings(model=broken))]),
         enable_rtvi=False,
         cancel_on_idle_timeout=False,
         processor_unusable_policy=ProcessorUnusablePolicy.END,
@@ -182,7 +182,7 @@ async def test_a_model_that_cannot_be_read_ends_the_pipeline_before_anybody_spea
 async def test_a_switcher_fails_over_and_the_backup_transcribes_the_first_utterance() -> None:
     backup = service()
     switcher = ServiceSwitcher(
-        services=[ParakeetMLXSTTService(settings=Settings(model="./nowhere")), backup],
+        services=[ParakeetSTTService(settings=Settings(model="./nowhere")), backup],
         strategy_type=ServiceSwitcherStrategyFailover,
     )
     down, up = await run_test(switcher, frames_to_send=spoken(0), start_timeout=30)
@@ -194,7 +194,7 @@ async def test_a_switcher_fails_over_and_the_backup_transcribes_the_first_uttera
 async def test_after_a_switch_finals_do_not_wait_for_the_model_of_the_other_service(
     download: threading.Event,
 ) -> None:
-    loading, ready = ParakeetMLXSTTService(settings=Settings(model="somebody/nothing")), service()
+    loading, ready = ParakeetSTTService(settings=Settings(model="somebody/nothing")), service()
     events = Events(loading)
     switcher, switched = ServiceSwitcher(services=[loading, ready]), asyncio.Event()
 
@@ -212,7 +212,7 @@ async def test_after_a_switch_finals_do_not_wait_for_the_model_of_the_other_serv
 
 
 async def test_a_model_that_failed_is_reported_once_however_often_somebody_speaks() -> None:
-    stt = ParakeetMLXSTTService(settings=Settings(model="./nowhere"))
+    stt = ParakeetSTTService(settings=Settings(model="./nowhere"))
     events = Events(stt)
     await run_test(stt, frames_to_send=[*spoken(0), *spoken(1)], start_timeout=30)
     assert len(events.errors) == 1
@@ -221,7 +221,7 @@ async def test_a_model_that_failed_is_reported_once_however_often_somebody_speak
 async def test_a_download_that_fails_after_setup_is_a_permanent_error(
     download: threading.Event,
 ) -> None:
-    stt = ParakeetMLXSTTService(settings=Settings(model="somebody/nothing"))
+    stt = ParakeetSTTService(settings=Settings(model="somebody/nothing"))
     events = Events(stt)
     async with running(stt):
         assert stt.is_usable
@@ -251,7 +251,7 @@ async def test_a_model_that_is_late_is_announced_and_what_was_said_is_transcribe
 async def test_another_model_replaces_one_whose_download_fails_later(
     download: threading.Event,
 ) -> None:
-    stt = ParakeetMLXSTTService(settings=Settings(model="somebody/nothing"))
+    stt = ParakeetSTTService(settings=Settings(model="somebody/nothing"))
     events = Events(stt)
     async with running(stt) as (worker, tap):
         delta = Settings(model="tiny", backend="onnx")

@@ -15,7 +15,7 @@ import pytest
 from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Transcript
 from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.engine.events import Discarded, Event, Failed, SegmentEnded, SpeechStarted
-from parakeet_stt.engine.scheduler import RESERVE, Priority, Step, scheduler
+from parakeet_stt.engine.scheduler import RESERVE, Job, Priority, scheduler
 from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS, SessionState
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import (
@@ -26,9 +26,9 @@ from parakeet_stt.errors import (
     SessionClosedError,
 )
 from parakeet_stt.model import device
-from parakeet_stt.model.parakeet import LARGEST_BATCH
-from parakeet_stt.model.stream import StreamOptions, Window, Work
-from parakeet_stt.model.windowed import LONGEST_WINDOW
+from parakeet_stt.model.parakeet import MAX_BATCH
+from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
+from parakeet_stt.model.windowed import MAX_WINDOW
 from tests.support.recordings import GOLDEN, RECORDINGS
 from tests.support.serving import PATIENCE
 
@@ -55,7 +55,7 @@ async def speak_slowly(session: Session, samples: np.ndarray) -> Transcript:
     """Send the next piece when the last has been heard."""
     for start in range(0, len(samples), 6_400):
         session.send(samples[start : start + 6_400])
-        await session.keep_up(0.1)
+        await session.wait_for_backlog(0.1)
     return await session.flush()
 
 
@@ -119,10 +119,10 @@ async def test_every_final_has_the_number_of_the_segment_that_ended_before_it(
     ended = [event for event in events if isinstance(event, SegmentEnded)]
     finals = [event for event in events if isinstance(event, Final)]
     assert [event.segment for event in ended] == [1, 2, 3] == [final.segment for final in finals]
-    assert [event.mark for event in ended] == ["first", "empty", None]
+    assert [event.tag for event in ended] == ["first", "empty", None]
     for event, final in zip(ended, finals, strict=True):
         assert events.index(event) < events.index(final)
-        assert (event.start, event.mark) == (final.transcript.start, final.mark)
+        assert (event.start, event.tag) == (final.transcript.start, final.tag)
         assert event.end == pytest.approx(final.transcript.end)
 
 
@@ -140,7 +140,7 @@ async def test_what_is_discarded_gets_no_final_and_is_no_preroll(
     session.flush("after")
     await session.finish()
     events = [event async for event in session]
-    finals = {e.mark: e.transcript for e in events if isinstance(e, Final)}
+    finals = {e.tag: e.transcript for e in events if isinstance(e, Final)}
     assert finals["kept"].text == SINGLE[0].text
     assert finals["after"].text == SINGLE[2].text
     dropped = (len(SINGLE[0].samples()) + len(SINGLE[1].samples())) / SAMPLE_RATE
@@ -149,10 +149,10 @@ async def test_what_is_discarded_gets_no_final_and_is_no_preroll(
     (done,) = (index for index, event in enumerate(events) if isinstance(event, Discarded))
     begun = [event for event in events[done:] if isinstance(event, SpeechStarted)]
     assert all(event.start >= dropped for event in begun)
-    assert session.lag == 0
+    assert session.backlog == 0
 
 
-@pytest.mark.parametrize("batch", [1, LARGEST_BATCH])
+@pytest.mark.parametrize("batch", [1, MAX_BATCH])
 async def test_eight_sessions_at_once_hear_what_one_alone_hears(
     monkeypatch: pytest.MonkeyPatch, engine: Engine, batch: int
 ) -> None:
@@ -176,7 +176,7 @@ async def test_finals_come_in_the_order_of_their_segments_however_they_are_encod
 ) -> None:
     """In a batch the longest windows are encoded first."""
     assert engine.model is not None
-    monkeypatch.setattr(engine.model, "batch", LARGEST_BATCH)
+    monkeypatch.setattr(engine.model, "batch", MAX_BATCH)
     lengths = [16_000, 64_000, 32_000, 48_000]
     samples = np.tile(SINGLE[0].samples(), 2)
     gate = threading.Event()
@@ -230,10 +230,10 @@ async def test_interims_that_are_behind_are_one_about_the_newest_audio(engine: E
     async with engine.open(interval=0.1) as session:
         for start in range(0, len(samples), 1_600):
             session.send(samples[start : start + 1_600])
-        assert session.lag == pytest.approx(len(samples) / 16_000)
+        assert session.backlog == pytest.approx(len(samples) / 16_000)
         gate.set()
         await inference()
-        assert session.lag == 0
+        assert session.backlog == 0
         await session.finish()
         interims = [event.end async for event in session if isinstance(event, Hypothesis)]
         assert interims == pytest.approx([len(samples) / 16_000])
@@ -251,10 +251,10 @@ async def test_interims_come_as_often_as_the_thread_can_bear(
         assert scheduler.cadence == pytest.approx(0.6)
         session.send(samples[1:9_500])
         await inference()
-        assert session.lag == pytest.approx(9_500 / 16_000)
+        assert session.backlog == pytest.approx(9_500 / 16_000)
         session.send(samples[9_500:9_700])
         await inference()
-        assert session.lag == 0
+        assert session.backlog == 0
 
 
 @pytest.mark.parametrize("interval", [0.1, None])
@@ -266,8 +266,8 @@ async def test_a_backlog_is_worked_off_however_rare_interims_are(
     monkeypatch.setattr(scheduler, "_interim_seconds", 60.0)
     async with asyncio.timeout(PATIENCE), engine.open(interval=interval) as session:
         session.send(SINGLE[0].samples()[:16_000])
-        await session.keep_up(0.1)
-        assert session.lag <= 0.1
+        await session.wait_for_backlog(0.1)
+        assert session.backlog <= 0.1
 
 
 async def test_only_segments_that_want_interims_make_them_rarer(engine: Engine) -> None:
@@ -287,7 +287,7 @@ async def test_only_segments_that_want_interims_make_them_rarer(engine: Engine) 
         await one.flush()
         one.send(audio)
         assert scheduler.speakers - before == 1
-        silent.begin()
+        silent.start_segment()
         assert scheduler.speakers - before == 2
         two.abort()
         assert scheduler.speakers - before == 1
@@ -301,7 +301,7 @@ async def speak_until_speculated(session: Session, samples: np.ndarray) -> np.nd
     samples = np.pad(samples, (0, 160_000))
     for start in range(0, len(samples), 1_600):
         session.send(samples[start : start + 1_600])
-        await session.keep_up(0.0)  # However rare interims are on a busy machine.
+        await session.wait_for_backlog(0.0)  # However rare interims are on a busy machine.
         for _ in range(3):  # Interim, speculation, and what the loop makes of them.
             await inference()
         assert session._segment is not None
@@ -351,7 +351,7 @@ async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_paus
     """The thread is kept from speculating until two interims have seen the same pause."""
     assert engine.model is not None
     model = engine.model
-    monkeypatch.setattr(model, "batch", LARGEST_BATCH)
+    monkeypatch.setattr(model, "batch", MAX_BATCH)
     lengths: list[int] = []
     encode = model.encoder.encode
 
@@ -371,7 +371,7 @@ async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_paus
         while not session._events:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.001)
         session.send(np.zeros(1_600, np.float32))  # The next interim.
-        scheduler.add(Step(Priority.INTERIM, other, lambda: second.wait() and None, print))
+        scheduler.add(Job(Priority.INTERIM, other, lambda: second.wait() and None, print))
         first.set()
         while segment.queued:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -394,7 +394,7 @@ async def test_audio_is_bounded_and_what_was_heard_is_kept(engine: Engine) -> No
         gate.set()
         assert (await session.flush()).text == engine.model.transcribe(samples).text
         with pytest.raises(
-            BacklogError, match=r"^300\.1 s of .* at most 300 s are kept.*Session.lag"
+            BacklogError, match=r"^300\.1 s of .* at most 300 s are kept.*Session.backlog"
         ):
             session.send(np.zeros(int(16_000 * (MAX_BACKLOG_SECONDS + 0.1)), np.float32))
         assert (await speak(session, samples)).text
@@ -410,7 +410,7 @@ async def test_hours_may_be_sent_as_fast_as_they_are_heard(
 
     def note(windows: list[np.ndarray], *args: object) -> object:
         lengths.extend(len(window) for window in windows)
-        lags.append(session.lag)
+        lags.append(session.backlog)
         return encode(windows, *args)  # type: ignore[arg-type]
 
     lags: list[float] = []
@@ -430,13 +430,13 @@ async def test_hours_may_be_sent_as_fast_as_they_are_heard(
                     refused.append(error)
                     gate.set()
                     await inference()
-            assert session.lag <= MAX_BACKLOG_SECONDS
-        await session.keep_up(2.0)
+            assert session.backlog <= MAX_BACKLOG_SECONDS
+        await session.wait_for_backlog(2.0)
         before = len(lengths)
         assert min(lags) > 2.0, "audio that is being processed still counts as waiting"
         final = await session.flush()
         assert session.seconds == len(samples) / 16_000
-    assert max(lengths) <= LONGEST_WINDOW
+    assert max(lengths) <= MAX_WINDOW
     assert len(lengths) - before <= 1, "the final costs more than the last window"
     assert refused
     assert all(isinstance(error, BacklogError) for error in refused)
@@ -468,7 +468,7 @@ async def test_bad_samples_are_refused_and_the_session_goes_on(
             session.send([])
         assert session.seconds == 1.0
         assert session.state is (SessionState.SPEAKING if open_segment else SessionState.IDLE)
-        session.begin()
+        session.start_segment()
         final = await speak(session, samples[16_000:])
         assert spoken(final) == spoken(engine.model.transcribe(samples))
 
@@ -483,7 +483,7 @@ async def test_whoever_sends_may_use_the_array_again(engine: Engine) -> None:
             buffer[: len(piece)] = piece
             session.send(buffer[: len(piece)])
             if number == 2:
-                session.begin()
+                session.start_segment()
         final = await session.flush()
         assert spoken(final) == spoken(engine.model.transcribe(samples))
 
@@ -499,13 +499,13 @@ async def test_the_preroll_belongs_to_the_segment_and_earlier_audio_does_not(
         session.send(np.zeros(48_000, np.float32))
         session.send(samples[:cut])
         assert session.state is SessionState.IDLE
-        session.begin()
+        session.start_segment()
         session.send(samples[cut:])
         final = await session.flush()
         assert final.text == engine.model.transcribe(samples[cut - 9_600 :]).text
         assert final.start == pytest.approx(3 + cut / 16_000 - 0.6)
         # Nothing of the first segment is taken for the second.
-        session.begin()
+        session.start_segment()
         assert (await session.flush()).text == ""
 
 
@@ -545,7 +545,11 @@ async def test_an_aborted_session_ends_its_events_and_refuses_more(engine: Engin
     with pytest.raises(SessionClosedError):
         await pending
     assert [event async for event in session if isinstance(event, Final)] == []
-    for call in (lambda: session.send(np.zeros(1, np.float32)), session.begin, session.flush):
+    for call in (
+        lambda: session.send(np.zeros(1, np.float32)),
+        session.start_segment,
+        session.flush,
+    ):
         with pytest.raises(SessionClosedError, match="closed"):
             call()
 
@@ -561,7 +565,7 @@ async def test_a_session_that_fails_has_an_error_for_each_final_that_is_due(
         with pytest.raises(ParakeetError, match="out of time"):
             await final
     events = [event async for event in session]
-    assert [(type(e), e.mark, e.segment) for e in events] == [  # type: ignore[union-attr]
+    assert [(type(e), e.tag, e.segment) for e in events] == [  # type: ignore[union-attr]
         (SegmentEnded, "first", 1),
         (Failed, "first", 1),
         (SegmentEnded, "second", 2),
@@ -573,10 +577,10 @@ async def test_a_session_that_fails_has_an_error_for_each_final_that_is_due(
 async def test_a_backlog_is_worked_off_though_interims_are_rare(engine: Engine) -> None:
     session = engine.open(interval=3600)
     session.send(SINGLE[0].samples())
-    assert session.lag > 1
+    assert session.backlog > 1
     async with asyncio.timeout(20):
-        await session.keep_up(1)
-    assert session.lag <= 1
+        await session.wait_for_backlog(1)
+    assert session.backlog <= 1
     assert (await session.finish()).text == SINGLE[0].text
 
 
@@ -601,19 +605,19 @@ async def test_an_error_stays_in_its_session(engine: Engine) -> None:
 async def test_interims_go_on_after_one_that_failed(engine: Engine) -> None:
     samples = SINGLE[0].samples()
     async with asyncio.timeout(PATIENCE), engine.open(interval=0.1) as session:
-        session.begin()
+        session.start_segment()
         segment = session._segment
         assert segment is not None
         interim = segment.interim
 
-        def fail() -> Work[Hypothesis]:
+        def fail() -> EncoderJob[Hypothesis]:
             yield from segment.hear()
             segment.interim = interim  # type: ignore[method-assign]
             raise MemoryError("no memory on the device")
 
         segment.interim = fail  # type: ignore[method-assign]
         session.send(samples[:8_000])
-        await session.keep_up(0.0)
+        await session.wait_for_backlog(0.0)
         assert segment.interim == interim, "no interim was asked for"
         while segment.queued:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.001)
@@ -629,7 +633,7 @@ async def test_a_window_that_fails_in_a_batch_leaves_the_other_finals_right(
 ) -> None:
     assert engine.model is not None
     model = engine.model
-    monkeypatch.setattr(model, "batch", LARGEST_BATCH)
+    monkeypatch.setattr(model, "batch", MAX_BATCH)
     chosen = SINGLE[:3]
     gate = threading.Event()
     device.submit(gate.wait)
@@ -638,7 +642,7 @@ async def test_a_window_that_fails_in_a_batch_leaves_the_other_finals_right(
     ill.send(SINGLE[0].samples())
     assert ill._segment is not None
 
-    def fail() -> Work[Transcript]:
+    def fail() -> EncoderJob[Transcript]:
         frames = yield Window(np.zeros((300, 7), np.float32), StreamOptions().band)
         raise AssertionError(f"seven bins were encoded: {frames.shape}")
 

@@ -17,20 +17,20 @@ import pytest
 
 from parakeet_stt import Engine, Model, Transcript, load_model
 from parakeet_stt.engine.events import Event, Final, SegmentEnded
-from parakeet_stt.engine.scheduler import LONGEST_BATCH_SECONDS, RESERVE, Priority, Scheduler, Step
+from parakeet_stt.engine.scheduler import LONGEST_BATCH_SECONDS, RESERVE, Job, Priority, Scheduler
 from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.model.parakeet import LARGEST_BATCH
-from parakeet_stt.model.stream import StreamOptions, Window, Work
+from parakeet_stt.model.parakeet import MAX_BATCH
+from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
 from parakeet_stt.transcript import Hypothesis
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import PATIENCE
 
 SPEECH = [r.samples() for r in RECORDINGS if r.set == "known"]
-FINAL, INTERIM, BULK, SPECULATION = Priority
+FINAL, INTERIM, LOW, SPECULATION = Priority
 
 
 class Watched:
@@ -68,9 +68,9 @@ class Outcomes:
         name: str,
         priority: Priority,
         model: Model,
-        start: Callable[[], Work[Any] | None],
-        most: int = LARGEST_BATCH,
-    ) -> Step:
+        start: Callable[[], EncoderJob[Any] | None],
+        max_batch: int = MAX_BATCH,
+    ) -> Job:
         def done(result: Any, error: Exception | None) -> None:
             self.order.append(name)
             if error is None:
@@ -78,7 +78,7 @@ class Outcomes:
             else:
                 self.errors[name] = error
 
-        return Step(priority, model, start, done, most)
+        return Job(priority, model, start, done, max_batch)
 
 
 @contextmanager
@@ -95,26 +95,26 @@ def busy_thread() -> Iterator[None]:
 
 def transcription(
     model: Model, samples: np.ndarray, options: StreamOptions | None = None
-) -> Callable[[], Work[Transcript]]:
+) -> Callable[[], EncoderJob[Transcript]]:
     """The work of hearing samples and making their final."""
 
-    def work() -> Work[Transcript]:
+    def work() -> EncoderJob[Transcript]:
         stream = model.open_stream(options or StreamOptions())
-        yield from stream.feeding(samples)
-        return (yield from stream.finishing())
+        yield from stream.feed_job(samples)
+        return (yield from stream.finish_job())
 
     return work
 
 
-def nothing() -> Work[None]:
+def nothing() -> EncoderJob[None]:
     """A work that is done at once."""
     yield from ()
 
 
-def slow(seconds: float) -> Callable[[], Work[None]]:
+def slow(seconds: float) -> Callable[[], EncoderJob[None]]:
     """A work that takes at least so long."""
 
-    def work() -> Work[None]:
+    def work() -> EncoderJob[None]:
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             pass
@@ -134,11 +134,11 @@ def test_finals_go_before_interims_and_speculation_goes_last(batch: int) -> None
     scheduler, outcomes = Scheduler(), Outcomes()
     with busy_thread():
         for number in range(3):
-            for priority in (SPECULATION, BULK, INTERIM, FINAL):
+            for priority in (SPECULATION, LOW, INTERIM, FINAL):
                 name = f"{priority.name} {number}"
                 scheduler.add(outcomes.step(name, priority, model, nothing))
     assert outcomes.order == [
-        f"{p.name} {n}" for p in (FINAL, INTERIM, BULK, SPECULATION) for n in (0, 1, 2)
+        f"{p.name} {n}" for p in (FINAL, INTERIM, LOW, SPECULATION) for n in (0, 1, 2)
     ]
 
 
@@ -148,8 +148,8 @@ async def test_recordings_let_people_who_speak_now_go_first() -> None:
     order: list[str] = []
     with busy_thread():
         futures = []
-        for name, bulk in (("one", True), ("other", True), ("live", False)):
-            session = engine.open(interval=None, bulk=bulk)
+        for name, low_priority in (("one", True), ("other", True), ("live", False)):
+            session = engine.open(interval=None, low_priority=low_priority)
             session.send(SPEECH[0])
             future = session.flush()
             future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
@@ -165,7 +165,7 @@ def test_a_final_that_comes_while_an_interim_runs_goes_before_the_interims_that_
     scheduler, outcomes = Scheduler(), Outcomes()
     final = outcomes.step("final", FINAL, model, transcription(model, SPEECH[0]))
 
-    def interim() -> Work[None]:
+    def interim() -> EncoderJob[None]:
         scheduler.add(final)
         return nothing()
 
@@ -327,18 +327,18 @@ def test_whatever_fails_in_a_batch_leaves_the_others_right(model: Model) -> None
     closed = threading.Event()
     mel = np.zeros((300, model.config.features), np.float32)
 
-    def at_the_start() -> Work[None]:
+    def at_the_start() -> EncoderJob[None]:
         raise RuntimeError("not even begun")
 
-    def before_its_first_window() -> Work[None]:
+    def before_its_first_window() -> EncoderJob[None]:
         raise RuntimeError("no window")
         yield
 
-    def after_its_first_window() -> Work[None]:
+    def after_its_first_window() -> EncoderJob[None]:
         yield Window(mel, None)
         raise RuntimeError("one window")
 
-    def in_the_encoder() -> Work[None]:
+    def in_the_encoder() -> EncoderJob[None]:
         try:
             yield Window(mel[:, :7], None)  # Too few bins: it fails, and every batch with it.
         finally:
@@ -372,7 +372,7 @@ def test_the_thread_goes_on_after_a_batch_in_which_everything_failed() -> None:
     model, encoder = watched(load_model("tiny", backend="onnx"))
     scheduler, outcomes = Scheduler(), Outcomes()
 
-    def fail() -> Work[None]:
+    def fail() -> EncoderJob[None]:
         yield Window(np.zeros((100, 7), np.float32), None)
 
     with busy_thread():
@@ -439,7 +439,7 @@ class Table:
 
 @asynccontextmanager
 async def table(
-    batch_window: float, batch_size: int = LARGEST_BATCH, batch: int = 8
+    batch_window: float, batch_size: int = MAX_BATCH, batch: int = 8
 ) -> AsyncIterator[Table]:
     """An engine of its own; whoever waits for nothing fails after a while."""
     engine = Engine("tiny", backend="onnx", batch_size=batch_size, batch_window=batch_window)
@@ -537,7 +537,7 @@ async def test_interims_go_on_while_a_final_is_held_back_and_come_in_their_order
     assert all(isinstance(event, Hypothesis) for event in before)
     assert isinstance(ended, SegmentEnded)
     assert isinstance(answer, Final)
-    assert answer.mark == "first"
+    assert answer.tag == "first"
     assert isinstance(after, Hypothesis)
     assert after.end > answer.transcript.end
 
@@ -566,7 +566,7 @@ async def until_ready(here: Table, speaker: Session) -> None:
     audio = np.concatenate([SPEECH[0], np.zeros(16_000, np.float32)])
     for start in range(0, len(audio), 1600):
         speaker.send(audio[start : start + 1600])
-        await speaker.keep_up(0.0)  # However rare interims are on a busy machine.
+        await speaker.wait_for_backlog(0.0)  # However rare interims are on a busy machine.
         await here.at_rest()
     assert speaker._segment is not None
     while not speaker._segment.ready:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parakeet_stt import Engine, Final
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.engine.events import Event, Passed, SpeechStarted, SpeechStopped
+from parakeet_stt.engine.events import Event, SpeechStarted, SpeechStopped, TimeReached
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import Change, Endpointer, Endpointing, Speech
 from parakeet_stt.errors import ConfigurationError
@@ -84,7 +84,7 @@ async def test_a_session_finds_the_segments_by_itself(engine: Engine, piece: int
         collecting = asyncio.create_task(collect(session))
         for start in range(0, len(audio), piece):
             session.send(audio[start : start + piece])
-            await session.keep_up(1.0)
+            await session.wait_for_backlog(1.0)
         await session.finish()
         events = await collecting
     finals = [event for event in events if isinstance(event, Final) and event.transcript.text]
@@ -114,19 +114,19 @@ async def test_a_reminder_comes_in_its_place_among_the_events(engine: Engine) ->
 
     async def hear(piece: int) -> list[Event]:
         async with engine.open(interval=None, preroll=0.6, endpointing=Endpointing()) as session:
-            session.remind(first)
+            session.notify_at(first)
             for start in range(0, len(audio), piece):
                 session.send(audio[start : start + piece])
             await session.flush()
-            session.remind(1.0)  # Gone by already.
+            session.notify_at(1.0)  # Gone by already.
             await session.finish()
-            shown = (SpeechStarted, SpeechStopped, Passed)
+            shown = (SpeechStarted, SpeechStopped, TimeReached)
             return [event for event in await collect(session) if isinstance(event, shown)]
 
     events = await hear(1000)
-    kinds = [SpeechStarted, SpeechStopped, Passed, SpeechStarted, SpeechStopped, Passed]
+    kinds = [SpeechStarted, SpeechStopped, TimeReached, SpeechStarted, SpeechStopped, TimeReached]
     assert [type(event) for event in events] == kinds
-    assert [event.at for event in events if isinstance(event, Passed)] == [first, 1.0]
+    assert [event.at for event in events if isinstance(event, TimeReached)] == [first, 1.0]
     assert events == await hear(48_000)
 
 
@@ -150,7 +150,7 @@ async def test_after_a_flush_in_the_midst_of_speech_nothing_is_lost(engine: Engi
         session.send(audio[middle:])
         await session.finish()
         finals = [event for event in await collecting if isinstance(event, Final)]
-    assert [final.mark for final in finals] == ["asked", None, None]
+    assert [final.tag for final in finals] == ["asked", None, None]
     assert finals[0].transcript == await first
     assert finals[1].transcript.start == pytest.approx(middle / SAMPLE_RATE, abs=0.7)
     words = sum(len(final.transcript.words) for final in finals)
@@ -160,16 +160,16 @@ async def test_after_a_flush_in_the_midst_of_speech_nothing_is_lost(engine: Engi
 async def test_every_flush_is_acknowledged_in_order(engine: Engine) -> None:
     async with engine.open(interval=None) as session:
         session.send(SINGLE[0].samples())
-        for mark in range(5):
-            session.flush(mark)
+        for tag in range(5):
+            session.flush(tag)
         await session.finish()
         events = await collect(session)
-    assert [event.mark for event in events if isinstance(event, Final)] == [0, 1, 2, 3, 4, None]
+    assert [event.tag for event in events if isinstance(event, Final)] == [0, 1, 2, 3, 4, None]
 
 
 async def test_a_short_segment_goes_on_over_a_silence(engine: Engine) -> None:
     audio = said(0, 1, 2)
-    lasting = Endpointing(least_seconds=len(said(0)) / SAMPLE_RATE + 1)
+    lasting = Endpointing(min_segment_seconds=len(said(0)) / SAMPLE_RATE + 1)
     async with engine.open(interval=None, endpointing=lasting) as session:
         session.send(audio)
         await session.finish()

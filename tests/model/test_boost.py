@@ -228,7 +228,7 @@ def test_a_phrase_that_is_cut_in_two_is_found_as_in_one(onnx: Model) -> None:
     decoder = onnx._decoder
     with onnx.transcribe_stream() as stream:
         stream.feed(NAMED.samples())
-        window = next(stream.finishing())
+        window = next(stream.finish_job())
     (frames,) = onnx.encoder.encode([window.mel], None)
     start = decoder.initial(phrases_of(onnx.config.vocabulary, frozenset(EXPECTED.items())))
     whole, _ = decoder.decode(frames, start)

@@ -14,12 +14,12 @@ from parakeet_stt import Model, Transcript, load_model
 from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.errors import AudioError, ConfigurationError, SessionClosedError
-from parakeet_stt.model.stream import Work, drive
+from parakeet_stt.model.stream import EncoderJob, run_job
 from parakeet_stt.model.windowed import (
     FRAME_SECONDS,
     HISTORY,
-    LONGEST_WINDOW,
-    OLDEST_TENTATIVE,
+    MAX_TENTATIVE_AGE,
+    MAX_WINDOW,
     RENEWED_IN_PAUSE,
 )
 from tests.support.recordings import RECORDINGS
@@ -84,7 +84,7 @@ def test_memory_and_cost_stay_bounded_in_a_long_stream(model: Model) -> None:
     with model.transcribe_stream() as stream:
         for _ in range(4):
             stream.feed(samples)
-            assert stream._mel.end - stream._mel.start <= LONGEST_WINDOW
+            assert stream._mel.end - stream._mel.start <= MAX_WINDOW
         words = stream.finish().words
     assert len(words) > 3 * len(LONG.text.split())
     starts = [word.start for word in words]
@@ -120,17 +120,17 @@ def test_the_newest_interim_says_nearly_what_the_final_says(model: Model) -> Non
 
 def test_an_interim_encodes_a_bounded_window(model: Model) -> None:
     """However long the segment and whatever its context, a few seconds at most."""
-    longest = (HISTORY + OLDEST_TENTATIVE + RENEWED_IN_PAUSE + 1) * 8 + 100  # And what came since.
+    longest = (HISTORY + MAX_TENTATIVE_AGE + RENEWED_IN_PAUSE + 1) * 8 + 100  # And what came since.
     pause = np.zeros(10 * SAMPLE_RATE, np.float32)
     samples = np.concatenate((LONG.samples(), pause, LONG.samples()))
     with model.transcribe_stream() as stream:
         for start in range(0, len(samples), 16_000):
             stream.feed(samples[start : start + 16_000])
-            lengths, _ = encoded(stream.supposing(), model)
+            lengths, _ = encoded(stream.hypothesis_job(), model)
             assert all(length <= longest for length in lengths)
 
 
-def encoded(work: Work[T], model: Model) -> tuple[list[int], T]:
+def encoded(work: EncoderJob[T], model: Model) -> tuple[list[int], T]:
     """Runs a work to its end; gives the lengths of the windows that it encoded, and its result."""
     lengths = []
     try:
@@ -152,7 +152,7 @@ def test_a_pause_costs_little(model: Model) -> None:
         stream.hypothesis()
         for _ in range(50):
             stream.feed(np.zeros(1_600, np.float32))
-            more, hypothesis = encoded(stream.supposing(), model)
+            more, hypothesis = encoded(stream.hypothesis_job(), model)
             lengths += more
             texts.add(hypothesis.text)
         final = stream.finish()
@@ -200,7 +200,7 @@ def test_a_final_made_in_a_pause_is_the_final(model: Model, quiet: float) -> Non
             for start in range(0, len(samples) - 3_600, 3_200):
                 stream.add_audio(samples[start : start + 3_200])
                 if stream.paused:
-                    drive(stream.speculating(), model.encoder)
+                    run_job(stream.speculate_job(), model.encoder)
                     assert not stream.paused
             heard = int(stream.seconds * 16_000)
             stream.feed(samples[heard:])
@@ -217,7 +217,7 @@ def test_a_final_made_in_a_pause_is_dropped_when_speech_goes_on(model: Model) ->
     with model.transcribe_stream() as stream:
         stream.add_audio(samples[: len(first.samples()) + len(pause)])
         assert stream.paused
-        drive(stream.speculating(), model.encoder)
+        run_job(stream.speculate_job(), model.encoder)
         stream.feed(samples[int(stream.seconds * 16_000) :][:32_000])
         assert not stream.speculated
         stream.feed(samples[int(stream.seconds * 16_000) :])

@@ -44,7 +44,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.tests.utils import SleepFrame, run_test
 from pipecat.transcriptions.language import Language
 
-from parakeet_stt import Engine, Hypothesis, ParakeetMLXSTTService, Transcript, load_model
+from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript, load_model
 from parakeet_stt.bench.pipecat import hear
 from parakeet_stt.bench.recordings import normalised, read_turns
 from parakeet_stt.errors import ConfigurationError
@@ -54,7 +54,7 @@ from tests.support.pipelines import Listener, drive
 from tests.support.recordings import RECORDINGS, ROOT
 from tests.support.serving import PATIENCE, eventually
 
-Settings = ParakeetMLXSTTService.Settings
+Settings = ParakeetSTTService.Settings
 # Recordings that the model hears right offline, so that a wrong final is the service's fault.
 SINGLE = [
     r
@@ -66,8 +66,8 @@ SINGLE = [
 START, STOP = VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
 
 
-def service(backend: str = "onnx", **settings: Any) -> ParakeetMLXSTTService:
-    return ParakeetMLXSTTService(settings=Settings(model="tiny", backend=backend, **settings))
+def service(backend: str = "onnx", **settings: Any) -> ParakeetSTTService:
+    return ParakeetSTTService(settings=Settings(model="tiny", backend=backend, **settings))
 
 
 def audio(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> list[Frame]:
@@ -221,7 +221,7 @@ async def test_an_end_in_mid_speech_brings_the_final_first() -> None:
 
 async def test_a_cancel_in_mid_speech_ends_at_once_and_leaves_no_session_open() -> None:
     engine = Engine("tiny", backend="onnx")
-    stt = ParakeetMLXSTTService(engine=engine)
+    stt = ParakeetSTTService(engine=engine)
     out = await run(stt, [*spoken(0)[:-1], CancelFrame()], send_end_frame=False)
     assert not finals(out)
     assert not engine.sessions
@@ -242,7 +242,7 @@ async def test_audio_that_stays_away_in_mid_speech_makes_a_final() -> None:
 
 async def test_a_service_switched_in_mid_speech_loses_and_doubles_no_word() -> None:
     engine = Engine("tiny", backend="onnx")
-    one, two = (ParakeetMLXSTTService(engine=engine) for _ in range(2))
+    one, two = (ParakeetSTTService(engine=engine) for _ in range(2))
     switcher = ServiceSwitcher(services=[one, two])
     first, second = SINGLE[0].samples(), SINGLE[1].samples()
     frames = [
@@ -352,7 +352,7 @@ async def test_settings_that_cannot_be_had_change_nothing(delta: Any, message: s
 
 
 async def test_a_model_that_cannot_be_loaded_makes_the_service_unusable() -> None:
-    stt = ParakeetMLXSTTService(settings=Settings(model="./nowhere"))
+    stt = ParakeetSTTService(settings=Settings(model="./nowhere"))
     errors: list[ErrorFrame] = []
 
     @stt.event_handler("on_error")
@@ -382,12 +382,12 @@ async def test_audio_that_is_no_audio_is_an_error_and_the_rest_is_heard(
 def test_without_arguments_it_is_configured_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stt = ParakeetMLXSTTService()
+    stt = ParakeetSTTService()
     assert stt.settings.model == "mlx-community/parakeet-tdt-0.6b-v2"
     monkeypatch.setenv("PARAKEET_MODEL", "tiny")
     monkeypatch.setenv("PARAKEET_CHUNK_MS", "50")
     monkeypatch.setenv("PARAKEET_CONTEXT_SIZE", "128,128")
-    stt = ParakeetMLXSTTService(settings=Settings(chunk_ms=80))
+    stt = ParakeetSTTService(settings=Settings(chunk_ms=80))
     settings = stt.settings
     assert isinstance(settings, Settings)
     assert (settings.model, settings.chunk_ms) == ("tiny", 80)
@@ -401,18 +401,18 @@ def test_a_variable_that_cannot_be_used_is_named(
 ) -> None:
     monkeypatch.setenv(f"PARAKEET_{name}", value)
     with pytest.raises(ConfigurationError, match=f"PARAKEET_{name}='{value}'"):
-        ParakeetMLXSTTService()
+        ParakeetSTTService()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "tiny"}, "settings=ParakeetMLXSTTService.Settings(model=...)"),
-        ({"chunk_mss": 80}, "settings=ParakeetMLXSTTService.Settings(chunk_ms=...)"),
+        ({"model": "tiny"}, "settings=ParakeetSTTService.Settings(model=...)"),
+        ({"chunk_mss": 80}, "settings=ParakeetSTTService.Settings(chunk_ms=...)"),
         ({"setting": Settings()}, "no argument 'setting': did you mean 'settings'?"),
         ({"audio_passthru": True}, "did you mean 'audio_passthrough'?"),
-        ({"xyz": 1}, "ParakeetMLXSTTService.Settings(model=...)"),
-        ({"settings": {"model": "tiny"}}, "expected ParakeetMLXSTTService.Settings"),
+        ({"xyz": 1}, "ParakeetSTTService.Settings(model=...)"),
+        ({"settings": {"model": "tiny"}}, "expected ParakeetSTTService.Settings"),
         ({"engine": "tiny"}, "expected a parakeet_stt.Engine"),
         ({"settings": Settings(language="klingon")}, "language='klingon': expected a BCP 47"),
         (
@@ -434,20 +434,20 @@ def test_an_argument_that_would_be_ignored_or_cannot_be_used_is_refused(
     arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)):
-        ParakeetMLXSTTService(**arguments)
+        ParakeetSTTService(**arguments)
 
 
 def test_pipecats_own_arguments_are_accepted() -> None:
-    stt = ParakeetMLXSTTService(name="ears", audio_passthrough=False, settings=Settings())
+    stt = ParakeetSTTService(name="ears", audio_passthrough=False, settings=Settings())
     assert stt.name == "ears"
 
 
 async def test_eight_services_on_one_model_hear_what_one_alone_hears(backend: str) -> None:
     engine = Engine("tiny", backend=backend)  # type: ignore[arg-type]
     outs = await asyncio.gather(
-        *(run(ParakeetMLXSTTService(engine=engine), spoken(i)) for i in range(8))
+        *(run(ParakeetSTTService(engine=engine), spoken(i)) for i in range(8))
     )
-    alone = [await run(ParakeetMLXSTTService(engine=engine), spoken(i)) for i in range(8)]
+    alone = [await run(ParakeetSTTService(engine=engine), spoken(i)) for i in range(8)]
     assert [finals(out)[0].text for out in outs] == [finals(out)[0].text for out in alone]
 
 

@@ -19,7 +19,6 @@ from openai import AsyncOpenAI
 from pipecat.services.openai.stt import OpenAISTTService
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
-from test_files import content, uploading
 
 from benchmarks.conditions.recordings import gain
 from parakeet_stt import Transcript, load_model
@@ -27,6 +26,7 @@ from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench.pipecat import hear
 from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.model.hub import BUNDLED
+from tests.server.test_uploads import content, uploading
 from tests.support.recordings import RECORDINGS, ROOT, spoken
 from tests.support.serving import Served, eventually, serving
 
@@ -77,11 +77,11 @@ async def test_verbose_json(client: AsyncOpenAI) -> None:
     assert (answer.text, answer.language) == (transcript.text, "english")
     assert answer.duration == answer.usage.seconds == pytest.approx(14.586, abs=1e-3)
     assert answer.words is None
-    assert [s.text for s in answer.segments] == [s.text for s in transcript.segments]
+    assert [s.text for s in answer.segments] == [s.text for s in transcript.sentences]
     assert [s.id for s in answer.segments] == list(range(len(answer.segments)))
     ids = [number for segment in answer.segments for number in segment.tokens]
     assert ids == [token.id for token in transcript.tokens]
-    for found, wanted in zip(answer.segments, transcript.segments, strict=True):
+    for found, wanted in zip(answer.segments, transcript.sentences, strict=True):
         assert (found.start, found.end) == (round(wanted.start, 3), round(wanted.end, 3))
         likely = [token.logprob for token in wanted.tokens if token.logprob is not None]
         assert found.avg_logprob == pytest.approx(sum(likely) / len(likely), abs=1e-4)

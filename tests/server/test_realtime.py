@@ -35,13 +35,13 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService
-from test_native import encode_mulaw
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
 from parakeet_stt.audio import _ALAW, _MULAW, SAMPLE_RATE, Resampler, Samples
-from parakeet_stt.model.stream import Work
+from parakeet_stt.model.stream import EncoderJob
 from parakeet_stt.transcript import Transcript
+from tests.model.test_native import encode_mulaw
 from tests.support.pipelines import Listener, play
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import Served, pcm16, serving
@@ -509,7 +509,7 @@ async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
 async def test_an_item_that_gets_no_transcript_has_failed_and_the_next_has_one(
     served: Served,
 ) -> None:
-    def fail() -> Work[Transcript]:
+    def fail() -> EncoderJob[Transcript]:
         raise ValueError("the device is on fire")
         yield
 

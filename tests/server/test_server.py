@@ -315,7 +315,7 @@ async def test_a_backlog_holds_up_the_client_and_loses_nothing() -> None:
         async with connect(served.ws + "/v1/stream?interims=false") as ws:
             for start in range(0, len(long), 64_000):
                 await ws.send(long[start : start + 64_000])
-                most = max((s.lag for s in served.server.engine.sessions), default=0)
+                most = max((s.backlog for s in served.server.engine.sessions), default=0)
                 assert most <= 1 + 2
             text = await final_of(ws)
         assert text == offline(long)

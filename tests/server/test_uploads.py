@@ -166,7 +166,7 @@ async def test_a_long_file_is_cut_at_silences_and_told_as_it_is_heard(
     session, behind, deltas = None, 0.0, []
     async for event in events(served, long_file):
         for session in served.server.engine.sessions:
-            behind = max(behind, session.lag)
+            behind = max(behind, session.backlog)
         deltas.append(event)
     logger.remove(sink)
     done = deltas.pop()

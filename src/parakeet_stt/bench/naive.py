@@ -121,7 +121,7 @@ class NaiveSession:
         self._closed = False
 
     @property
-    def lag(self) -> float:
+    def backlog(self) -> float:
         """Seconds of audio that wait for inference."""
         return (self._sent - self._taken) / SAMPLE_RATE
 

@@ -42,7 +42,7 @@ from parakeet_stt.bench.scores import word_error_rate
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.model.parakeet import load_model
 from parakeet_stt.pipecat.player import Player
-from parakeet_stt.pipecat.service import ParakeetMLXSTTService
+from parakeet_stt.pipecat.service import ParakeetSTTService
 from parakeet_stt.settings import ParakeetSettings
 
 _STOP_SECONDS = 0.2  # Of silence, after which the VAD says that speech has ended.
@@ -97,7 +97,7 @@ class Recorder(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def hear(samples: Samples, service: ParakeetMLXSTTService) -> Heard:
+async def hear(samples: Samples, service: ParakeetSTTService) -> Heard:
     """Play ``float32 [samples]`` at 16 kHz into a fresh pipeline around the service."""
     player, recorder = Player(samples), Recorder()
     vad = VADProcessor(vad_analyzer=SileroVADAnalyzer(params=VADParams(stop_secs=_STOP_SECONDS)))
@@ -132,7 +132,7 @@ async def _hear_all(
     found: list[Heard] = []
     with Progress(console=console, transient=True) as bar:
         for recording in bar.track(recordings, description="real time"):
-            service = ParakeetMLXSTTService(engine=engine)
+            service = ParakeetSTTService(engine=engine)
             found.append(await hear(recording.samples(), service))
     return found
 

@@ -119,7 +119,7 @@ async def soak(session: Session, parts: Iterable[tuple[Kind, Samples]]) -> list[
         for start in range(0, len(samples), _PIECE):
             session.send(samples[start : start + _PIECE])
             await asyncio.sleep(0)
-            await session.keep_up(_PIECE / SAMPLE_RATE / 2)
+            await session.wait_for_backlog(_PIECE / SAMPLE_RATE / 2)
         seconds = len(samples) / SAMPLE_RATE
         cpu = (time.process_time() - cpu) / seconds
         measured.append(Minute(kind, resident_bytes(), cpu, (interims - before) / seconds))

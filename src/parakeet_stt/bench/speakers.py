@@ -45,7 +45,7 @@ class Listener(Protocol):
     """What a speaker needs of a :class:`~parakeet_stt.engine.session.Session`."""
 
     @property
-    def lag(self) -> float: ...
+    def backlog(self) -> float: ...
 
     def send(self, samples: Samples) -> None: ...
 
@@ -196,7 +196,7 @@ class _Speaker:
                     return flushed
                 await asyncio.sleep(now - loop.time())
                 if now >= warm:
-                    step.lag = max(step.lag, self.session.lag)
+                    step.lag = max(step.lag, self.session.backlog)
                 self.session.send(turn[start : start + self._piece])
             final = self.session.flush()
             if now > warm:

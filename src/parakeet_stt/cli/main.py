@@ -259,5 +259,3 @@ def _doctor(arguments: argparse.Namespace) -> int:
     ]
     _out.print(f"\nset in the environment: {', '.join(changed) or 'nothing'}")
     return 0 if healthy else 1
-
-

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-from parakeet_stt.engine.scheduler import Gathering, scheduler, waiting_for
+from parakeet_stt.engine.scheduler import FinalBatcher, scheduler, waiting_for
 from parakeet_stt.engine.session import Session, SessionState
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
-from parakeet_stt.model.parakeet import LARGEST_BATCH, Model, load_model
+from parakeet_stt.model.parakeet import MAX_BATCH, Model, load_model
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.settings import Backend, Device, Precision, load_settings
 
@@ -51,7 +51,7 @@ class Engine:
         backend: Backend | None = None,
         device: Device | None = None,
         cache_dir: Path | None = None,
-        batch_size: int = LARGEST_BATCH,
+        batch_size: int = MAX_BATCH,
         batch_window: float = 0.0,
     ) -> None:
         if batch_size < 1:
@@ -73,7 +73,7 @@ class Engine:
         self._lock = threading.Lock()
         self._starting: Future[Model] | None = None
         self._sessions: set[Session] = set()
-        self.gathering = Gathering(scheduler, self._batch_window, self._speaking)
+        self.final_batcher = FinalBatcher(scheduler, self._batch_window, self._speaking)
 
     @property
     def model(self) -> Model | None:
@@ -147,7 +147,7 @@ class Engine:
         interval: float | None = 0.1,
         preroll: float | None = None,
         endpointing: Endpointing | None = None,
-        bulk: bool = False,
+        low_priority: bool = False,
     ) -> Session:
         """Open a session. Audio may be sent at once; until the model is loaded, it waits.
 
@@ -160,9 +160,11 @@ class Engine:
                 audio, the session finds out in the audio where speech starts and ends.
             endpointing: When speech counts as begun and ended, where the session is to find out by
                 itself: segments are then opened (with ``preroll``) and flushed for it.
-            bulk: Whether it is a recording: sessions of people who speak now go first.
+            low_priority: Whether it is a recording: sessions of people who speak now go first.
         """
-        session = Session(self, options or StreamOptions(), interval, preroll, endpointing, bulk)
+        session = Session(
+            self, options or StreamOptions(), interval, preroll, endpointing, low_priority
+        )
         self._sessions.add(session)
         return session
 

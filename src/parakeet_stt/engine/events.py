@@ -45,13 +45,13 @@ class SegmentEnded:
         segment: Its number, from 1; a flush without a segment has one as well.
         start: Seconds at which it begins.
         end: Seconds at which it ends.
-        mark: As that of a :class:`Final`.
+        tag: As that of a :class:`Final`.
     """
 
     segment: int
     start: float
     end: float
-    mark: Any = None
+    tag: Any = None
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Final:
     Attributes:
         transcript: What was said; its text is empty when nothing was.
         speculated: Whether it was ready before it was asked for.
-        mark: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
+        tag: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
         latency: Seconds from the flush until it was there, by the clock on the wall.
         segment: As that of its :class:`SegmentEnded`.
     """
 
     transcript: Transcript
     speculated: bool = False
-    mark: Any = None
+    tag: Any = None
     latency: float = field(default=0.0, compare=False)
     segment: int = field(default=0, compare=False)
 
@@ -84,17 +84,17 @@ class Failed:
 
     Attributes:
         error: What went wrong; the session goes on with the next segment.
-        mark: As that of a :class:`Final`.
+        tag: As that of a :class:`Final`.
         segment: As that of its :class:`SegmentEnded`; 0 where it is the endpointer that failed.
     """
 
     error: BaseException
-    mark: Any = None
+    tag: Any = None
     segment: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Passed:
+class TimeReached:
     """The time that :meth:`Session.remind` was given has gone by, as an event.
 
     Attributes:
@@ -105,5 +105,12 @@ class Passed:
 
 
 Event = (
-    Hypothesis | SegmentEnded | Final | Failed | SpeechStarted | SpeechStopped | Discarded | Passed
+    Hypothesis
+    | SegmentEnded
+    | Final
+    | Failed
+    | SpeechStarted
+    | SpeechStopped
+    | Discarded
+    | TimeReached
 )

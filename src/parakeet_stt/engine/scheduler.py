@@ -22,8 +22,8 @@ from loguru import logger
 
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import EncoderFrames
-from parakeet_stt.model.parakeet import LARGEST_BATCH, Model
-from parakeet_stt.model.stream import Window, Work
+from parakeet_stt.model.parakeet import MAX_BATCH, Model
+from parakeet_stt.model.stream import EncoderJob, Window
 
 T = TypeVar("T")
 
@@ -42,13 +42,13 @@ class Priority(IntEnum):
 
     FINAL = 0
     INTERIM = 1
-    BULK = 2
+    LOW = 2
     """What belongs to recordings: people who speak now go first."""
     SPECULATION = 3
 
 
 @dataclass(frozen=True)
-class Step:
+class Job:
     """Something to be done on the inference thread.
 
     Attributes:
@@ -56,23 +56,23 @@ class Step:
         model: Whose encoder encodes its windows.
         start: Begins the work, on the inference thread; None where nothing is left to do.
         done: Called on the inference thread with the result, or None and an error; must not raise.
-        most: Windows that may be encoded at once where one of them is this step's.
+        max_batch: Maximum number of windows in a batch that contains one of this job.
     """
 
     priority: Priority
     model: Model
-    start: Callable[[], Work[Any] | None]
+    start: Callable[[], EncoderJob[Any] | None]
     done: Callable[[Any, Exception | None], None]
-    most: int = LARGEST_BATCH
+    max_batch: int = MAX_BATCH
 
     @property
     def largest_batch(self) -> int:
         """How many steps like this one are run side by side: as many as pay, and no more than
-        :attr:`most`."""
-        return min(self.most, self.model.batch)
+        :attr:`max_batch`."""
+        return min(self.max_batch, self.model.batch)
 
 
-_Running = tuple[Step, Work[Any], Window]
+_Running = tuple[Job, EncoderJob[Any], Window]
 """A step under way, and the window that it waits for."""
 
 
@@ -90,12 +90,12 @@ class Scheduler:
 
     def start_anew(self) -> None:
         """Have no steps and no speakers, as in a forked child: they are the parent's."""
-        self._heap: list[tuple[int, int, Step]] = []
+        self._heap: list[tuple[int, int, Job]] = []
         self._lock = threading.Lock()
         self.progressed_at = 0.0  # By time.monotonic(): when something last came of a step.
         self.speakers = 0  # Segments that are open and want interims; kept by the sessions.
 
-    def add(self, *steps: Step) -> None:
+    def add(self, *steps: Job) -> None:
         """Queue steps; several of them are not begun before the last of them is there."""
         with self._lock:
             for step in steps:
@@ -127,7 +127,7 @@ class Scheduler:
     def _note_progress(self) -> None:
         self.progressed_at = time.monotonic()
 
-    def _take_batch(self) -> list[Step]:
+    def _take_batch(self) -> list[Job]:
         """The most urgent step, and those that can be encoded together with it."""
         with self._lock:
             if not self._heap:
@@ -139,23 +139,23 @@ class Scheduler:
                 entry = heapq.heappop(self._heap)
                 step = entry[2]
                 fits = step.priority is first.priority and step.model is first.model
-                if fits and len(batch) < step.most:
+                if fits and len(batch) < step.max_batch:
                     batch.append(step)
-                    largest = min(largest, step.most)
+                    largest = min(largest, step.max_batch)
                 else:
                     others.append(entry)
             for entry in others:
                 heapq.heappush(self._heap, entry)
         return batch
 
-    def _largest_batch(self, first: Step) -> int:
+    def _largest_batch(self, first: Job) -> int:
         if first.priority is not Priority.INTERIM or not self._interim_seconds:
             return first.largest_batch
         affordable = int(LONGEST_BATCH_SECONDS / self._interim_seconds)
         return max(1, min(first.largest_batch, affordable))
 
 
-class Gathering:
+class FinalBatcher:
     """Holds finals back a moment, so that those of several speakers are encoded together.
 
     They are let go, all of them, as soon as there are enough for a batch, or nobody is left who
@@ -174,10 +174,10 @@ class Gathering:
         self._scheduler = scheduler
         self._window = window
         self._speaking = speaking
-        self._held: list[tuple[object, Step]] = []
+        self._held: list[tuple[object, Job]] = []
         self._lock = threading.Lock()
 
-    def add(self, speaker: object, step: Step) -> None:
+    def add(self, speaker: object, step: Job) -> None:
         """Take a speaker's final; called on an event loop."""
         if not self._window:
             self._scheduler.add(step)
@@ -200,7 +200,7 @@ class Gathering:
             self._let_go()
         return True
 
-    def _has_waited(self, step: Step) -> None:
+    def _has_waited(self, step: Job) -> None:
         with self._lock:
             if any(held is step for _, held in self._held):
                 self._let_go()
@@ -210,7 +210,7 @@ class Gathering:
         self._scheduler.add(*(step for _, step in held))
 
 
-def _run(batch: list[Step], note_progress: Callable[[], None]) -> None:
+def _run(batch: list[Job], note_progress: Callable[[], None]) -> None:
     """Run steps side by side to their ends; what goes wrong in one stays in that one.
 
     Args:
@@ -253,8 +253,8 @@ def _alike(running: list[_Running]) -> tuple[list[_Running], list[_Running]]:
 
 
 def _go_on(
-    step: Step,
-    work: Work[Any],
+    step: Job,
+    work: EncoderJob[Any],
     frames: EncoderFrames | None,
     running: list[_Running],
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parakeet_stt.audio import Samples
-from parakeet_stt.model.stream import Stream, StreamOptions, Work
+from parakeet_stt.model.stream import EncoderJob, Stream, StreamOptions
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Segment:
         start: Seconds at which it begins.
         waiting: Samples that inference has not processed yet, those that it is processing included.
         interval: Shortest time between its interims, in seconds of audio; None for none.
-        bulk: Whether it belongs to a recording.
+        low_priority: Whether it belongs to a recording.
         queued: Whether a step that will hear them waits for its turn.
         speculating: Whether a step that will speculate waits for its turn.
         failing: Whether the last interim failed.
@@ -37,7 +37,7 @@ class Segment:
         options: How to listen.
         start: Seconds at which it begins.
         interval: As the attribute.
-        bulk: As the attribute.
+        low_priority: As the attribute.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Segment:
         options: StreamOptions,
         start: float,
         interval: float | None,
-        bulk: bool,
+        low_priority: bool,
     ) -> None:
         self.engine = engine
         self.start = start
         self.waiting = 0
         self.interval = interval
-        self.bulk = bulk
+        self.low_priority = low_priority
         self.queued = False
         self.speculating = False
         self.failing = False
@@ -70,7 +70,7 @@ class Segment:
 
     def again(self, samples: Samples) -> Segment:
         """Another segment with the same options and start, and with other audio."""
-        other = Segment(self.engine, self._options, self.start, self.interval, self.bulk)
+        other = Segment(self.engine, self._options, self.start, self.interval, self.low_priority)
         other.add(samples)
         return other
 
@@ -86,7 +86,7 @@ class Segment:
         """Whether the final was ready before it was asked for."""
         return self._stream is not None and self._stream.speculated
 
-    def hear(self) -> Work[Stream]:
+    def hear(self) -> EncoderJob[Stream]:
         """Hear everything that waits."""
         with self._lock:
             pieces, self._pieces = self._pieces, []
@@ -96,25 +96,25 @@ class Segment:
         if pieces:
             samples = np.concatenate(pieces)
             try:
-                yield from self._stream.feeding(samples)
+                yield from self._stream.feed_job(samples)
             finally:  # If it fails, the stream has them all the same.
                 with self._lock:
                     self.waiting -= len(samples)
             self.ready = self._stream.speculated
         return self._stream
 
-    def interim(self) -> Work[Hypothesis]:
+    def interim(self) -> EncoderJob[Hypothesis]:
         """Hear everything that waits and say what is believed."""
         stream = yield from self.hear()
-        return (yield from stream.supposing())
+        return (yield from stream.hypothesis_job())
 
-    def speculation(self) -> Work[None]:
+    def speculation(self) -> EncoderJob[None]:
         """Make the final of what was heard, in case nothing more is said."""
         assert self._stream is not None
-        yield from self._stream.speculating()
+        yield from self._stream.speculate_job()
         self.ready = self._stream.speculated
 
-    def final(self) -> Work[Transcript]:
+    def final(self) -> EncoderJob[Transcript]:
         """Hear everything that waits and make the final."""
         stream = yield from self.hear()
-        return (yield from stream.finishing())
+        return (yield from stream.finish_job())

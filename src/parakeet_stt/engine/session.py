@@ -1,6 +1,7 @@
 """One speaker's audio in, hypotheses and finals out, without ever blocking the event loop.
 
-A session is opened by :class:`~parakeet_stt.engine.engine.Engine`. Knows no protocol and no Pipecat.
+A session is opened by :class:`~parakeet_stt.engine.engine.Engine`.
+It knows neither protocols nor Pipecat.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from parakeet_stt.engine.events import (
     Event,
     Failed,
     Final,
-    Passed,
     SegmentEnded,
     SpeechStarted,
     SpeechStopped,
+    TimeReached,
 )
 from parakeet_stt.engine.history import History
 from parakeet_stt.engine.input_queue import Intake
 from parakeet_stt.engine.locator import LOCATING, VAD_START_SECONDS, Locator
-from parakeet_stt.engine.scheduler import Priority, Step, call_soon, scheduler, settle
+from parakeet_stt.engine.scheduler import Job, Priority, call_soon, scheduler, settle
 from parakeet_stt.engine.segment import Segment
 from parakeet_stt.engine.vad import Change, Endpointing, Speech
 from parakeet_stt.errors import BacklogError, ParakeetError, SessionClosedError
 from parakeet_stt.model.parakeet import Model
-from parakeet_stt.model.stream import StreamOptions, Work
+from parakeet_stt.model.stream import EncoderJob, StreamOptions
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 if TYPE_CHECKING:
@@ -84,16 +85,16 @@ class Session:
         interval: float | None,
         preroll: float | None,
         endpointing: Endpointing | None,
-        bulk: bool,
+        low_priority: bool,
     ) -> None:
         self._engine = engine
-        self._bulk = bulk
+        self._low_priority = low_priority
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
         self._intake = Intake(self._take, self._change, self._endpointer_failed)
         self._locator: Locator | None = None  # Where segments are started and flushed by a VAD.
-        # Flushes that wait in the intake, with their marks.
+        # Flushes that wait in the intake, with their tags.
         self._asked: dict[asyncio.Future[Transcript], Any] = {}
         # Finals on their way, in order; without a segment, those that are empty.
         self._finals: dict[asyncio.Future[Transcript], Segment | None] = {}
@@ -105,7 +106,7 @@ class Session:
         self._taken = 0  # Sample up to which audio belongs to segments, or was discarded.
         self._received = 0
         self._begun = False  # Whether a segment will be open once all requests have been met.
-        self._reminder: float | None = None
+        self._notify_at: float | None = None
         self._events: deque[Event | None] = deque()
         self._has_events = asyncio.Event()
         self._progress = asyncio.Event()
@@ -123,7 +124,7 @@ class Session:
         return self._received / SAMPLE_RATE
 
     @property
-    def lag(self) -> float:
+    def backlog(self) -> float:
         """Seconds of audio that wait for inference."""
         segments = [segment for segment in (*self._finals.values(), self._segment) if segment]
         unjudged = self._received - self._heard
@@ -146,7 +147,7 @@ class Session:
         return len(self._finals) + len(self._asked) + (self._segment is not None)
 
     @property
-    def unread(self) -> int:
+    def pending_events(self) -> int:
         """Events that nobody has taken yet."""
         return len(self._events)
 
@@ -198,30 +199,31 @@ class Session:
         audio = np.array(as_samples(samples))  # Whoever sends may use the array again.
         if not len(audio):
             return
-        if self.lag + len(audio) / SAMPLE_RATE > MAX_BACKLOG_SECONDS:
+        if self.backlog + len(audio) / SAMPLE_RATE > MAX_BACKLOG_SECONDS:
             raise BacklogError(
-                f"{len(audio) / SAMPLE_RATE:.1f} s of audio were sent while {self.lag:.1f} s wait "
-                f"for inference already; at most {MAX_BACKLOG_SECONDS:.0f} s are kept. The machine "
-                f"is too slow for this many sessions or this model, or audio is sent faster than "
-                f"it is spoken: send less at once, and the rest when Session.lag has fallen."
+                f"{len(audio) / SAMPLE_RATE:.1f} s of audio were sent while {self.backlog:.1f} s "
+                f"wait for inference already; at most {MAX_BACKLOG_SECONDS:.0f} s are kept. The "
+                f"machine is too slow for this many sessions or this model, or audio is sent "
+                f"faster than it is spoken: send less at once, and the rest when Session.backlog "
+                f"has fallen."
             )
         self._received += len(audio)
         self._intake.put(audio)
 
-    async def keep_up(self, seconds: float) -> None:
+    async def wait_for_backlog(self, seconds: float) -> None:
         """Wait until at most so much audio waits for inference, or the session is closed.
 
         Args:
             seconds: Of audio. The model must have been loaded, or nothing will change.
         """
-        while self.lag > seconds and self._state is not SessionState.CLOSED:
+        while self.backlog > seconds and self._state is not SessionState.CLOSED:
             if self._segment is not None:
                 # No more audio may come before this returns: it cannot wait for an interval of it.
                 self._queue_interim(self._segment, seconds)
             self._progress.clear()
             await self._progress.wait()
 
-    def begin(self, reach: float | None = None, judged: float = 0.0) -> None:
+    def start_segment(self, lookback: float | None = None, judged: float = 0.0) -> None:
         """Open a segment for the speech that a VAD reports; nothing happens where one is open.
 
         The VAD may be behind the newest audio: the segment begins with the earliest speech that
@@ -229,8 +231,8 @@ class Session:
         it. What belonged to an earlier segment, or was discarded, is never taken again.
 
         Args:
-            reach: Seconds of audio before now that belong to the segment in any case; the session's
-                pre-roll by default.
+            lookback: Seconds of audio before now that belong to the segment in any case; the
+                session's pre-roll by default.
             judged: Seconds of audio, since the session opened, that the VAD is known to have judged
                 before: speech in it that belongs to no segment was no speech to the VAD.
 
@@ -238,7 +240,7 @@ class Session:
             SessionClosedError: The session is closed.
         """
         self._check_open()
-        samples = (self._preroll or 0) if reach is None else int(reach * SAMPLE_RATE)
+        samples = (self._preroll or 0) if lookback is None else int(lookback * SAMPLE_RATE)
         if self._locator is None:
             self._begin_by_request(samples, judged)
         elif not self._begun:  # What was received before must have been looked at.
@@ -246,7 +248,7 @@ class Session:
             self._intake.put(lambda: self._begin_by_request(samples, judged))
 
     def flush(
-        self, mark: Any = None, stop_seconds: float | None = None, judged: float = 0.0
+        self, tag: Any = None, stop_seconds: float | None = None, judged: float = 0.0
     ) -> asyncio.Future[Transcript]:
         """End the segment now and keep the session; audio sent from here on is the next one's.
 
@@ -254,7 +256,7 @@ class Session:
         awaits it loses nothing.
 
         Args:
-            mark: Whatever tells this flush's final from others; the event has it.
+            tag: Whatever tells this flush's final from others; the event has it.
             stop_seconds: Seconds of silence after which the VAD that asks reports the end of
                 speech; None if it is not a VAD that asks. If the VAD is behind the newest audio and
                 the next utterance has started, the segment ends before it.
@@ -272,8 +274,8 @@ class Session:
         self._check_open()
         self._begun = False
         result: asyncio.Future[Transcript] = self._loop.create_future()
-        self._asked[result] = mark
-        self._intake.put(lambda: self._end_by_request(result, mark, stop_seconds, judged))
+        self._asked[result] = tag
+        self._intake.put(lambda: self._end_by_request(result, tag, stop_seconds, judged))
         return result
 
     def discard(self) -> None:
@@ -288,14 +290,14 @@ class Session:
         self._begun = False
         self._intake.put(self._drop)
 
-    def remind(self, at: float) -> None:
-        """Have a :class:`Passed` event once audio up to a time has been judged.
+    def notify_at(self, at: float) -> None:
+        """Have a :class:`TimeReached` event once audio up to a time has been judged.
 
         Args:
             at: Seconds of audio since the session opened; takes the place of an earlier reminder.
         """
-        self._reminder = at
-        self._remind()
+        self._notify_at = at
+        self._check_time()
 
     async def finish(self) -> Transcript:
         """Flush, wait for every final that is on its way, then close.
@@ -323,10 +325,10 @@ class Session:
         """
         for result in list(self._finals):
             self._final_ready(result, Failed(error))
-        for result, mark in list(self._asked.items()):
+        for result, tag in list(self._asked.items()):
             if self._segment is None:
                 self._open_segment(self._heard / SAMPLE_RATE)
-            self._end(result, mark)
+            self._end(result, tag)
             self._final_ready(result, Failed(error))
         self._close()
 
@@ -369,7 +371,7 @@ class Session:
         assert endpointer is not None
         if segment is None:
             return
-        if self._heard / SAMPLE_RATE - segment.start >= endpointer.options.least_seconds:
+        if self._heard / SAMPLE_RATE - segment.start >= endpointer.options.min_segment_seconds:
             self._end(self._loop.create_future(), None)
 
     def _start_of_segment(self, since: int) -> int:
@@ -378,16 +380,16 @@ class Session:
             return 0
         return since - (self._preroll or 0)
 
-    def _begin_by_request(self, reach: int, judged: float) -> None:
+    def _begin_by_request(self, lookback: int, judged: float) -> None:
         if self._segment is not None:
             return
-        start = self._heard - reach
+        start = self._heard - lookback
         if self._locator is None:
             self._begin(start)
             return
         # The pre-roll counts back from where a VAD that is up to date reports speech.
         lead = (self._preroll or 0) - int(VAD_START_SECONDS * SAMPLE_RATE)
-        speech = self._locator.first(self._taken, reach - lead, int(judged * SAMPLE_RATE))
+        speech = self._locator.first(self._taken, lookback - lead, int(judged * SAMPLE_RATE))
         if speech is not None:
             start = min(start, speech - lead)
         segment = self._begin(start)
@@ -398,7 +400,7 @@ class Session:
     def _end_by_request(
         self,
         result: asyncio.Future[Transcript],
-        mark: Any,
+        tag: Any,
         stop_seconds: float | None,
         judged: float,
     ) -> None:
@@ -419,7 +421,7 @@ class Session:
             elif self._segment is None and endpointer.suspect is not None:
                 self._begin(self._start_of_segment(endpointer.suspect))
             endpointer.restart()
-        self._end(result, mark, end)
+        self._end(result, tag, end)
 
     def _endpointer_failed(self, error: Exception) -> None:
         if self._locator is None:
@@ -435,7 +437,7 @@ class Session:
             self._intake.endpointer.restart()
         dropped = self._end_segment()
         if dropped is not None:
-            dropped.engine.gathering.review()
+            dropped.engine.final_batcher.review()
         self._taken = self._heard
         if self._locator is not None:
             self._locator.clear()
@@ -447,7 +449,7 @@ class Session:
         """Add audio to the segment, or to what came before the next one."""
         if self._segment is None and self._preroll is None and len(audio):
             self._open_segment((self._heard - len(audio)) / SAMPLE_RATE)
-        self._remind()
+        self._check_time()
         self._judged_at = time.monotonic()
         self._progress.set()
         if self._segment is None or self._locator is not None:
@@ -456,10 +458,10 @@ class Session:
             self._segment.add(audio)
             self._queue_interim(self._segment)
 
-    def _remind(self) -> None:
-        if self._reminder is not None and self._heard >= self._reminder * SAMPLE_RATE:
-            self._emit(Passed(self._reminder))
-            self._reminder = None
+    def _check_time(self) -> None:
+        if self._notify_at is not None and self._heard >= self._notify_at * SAMPLE_RATE:
+            self._emit(TimeReached(self._notify_at))
+            self._notify_at = None
 
     def _begin(self, start: int) -> Segment:
         """Open a segment that begins with a sample of what came before."""
@@ -471,12 +473,12 @@ class Session:
         self._queue_interim(segment)
         return segment
 
-    def _end(self, result: asyncio.Future[Transcript], mark: Any, at: int | None = None) -> None:
+    def _end(self, result: asyncio.Future[Transcript], tag: Any, at: int | None = None) -> None:
         """End the segment and have its final made; without one, the final is empty.
 
         Args:
             result: Future of the final.
-            mark: As that of the event.
+            tag: As that of the event.
             at: Sample at which it ends, if not with the newest one that was heard; the audio from
                 there on is the next one's.
         """
@@ -491,7 +493,7 @@ class Session:
                 self._locator.take(end)
         now = end / SAMPLE_RATE
         self._segments += 1
-        ended = SegmentEnded(self._segments, segment.start if segment else now, now, mark)
+        ended = SegmentEnded(self._segments, segment.start if segment else now, now, tag)
         self._finals[result] = segment
         self._ended[result] = ended
         self._emit(ended)
@@ -504,7 +506,9 @@ class Session:
             starting.add_done_callback(lambda done: self._engine_started(done, segment, result))
 
     def _open_segment(self, start: float) -> Segment:
-        self._segment = Segment(self._engine, self._options, start, self._interval, self._bulk)
+        self._segment = Segment(
+            self._engine, self._options, start, self._interval, self._low_priority
+        )
         self._state = SessionState.SPEAKING
         scheduler.count_speakers(self._segment.interval is not None)
         return self._segment
@@ -540,8 +544,8 @@ class Session:
 
         # A segment that was flushed meanwhile needs no interim.
         start = lambda: work() if self._segment is segment else None  # noqa: E731
-        priority = Priority.BULK if segment.bulk else Priority.INTERIM
-        scheduler.add(Step(priority, model, start, done, segment.engine.batch_size))
+        priority = Priority.LOW if segment.low_priority else Priority.INTERIM
+        scheduler.add(Job(priority, model, start, done, segment.engine.batch_size))
 
     def _interim_ready(
         self, segment: Segment, heard: Any, error: Exception | None, paused: bool
@@ -580,12 +584,12 @@ class Session:
             if error is not None:
                 logger.debug(f"a final was not ready early: {error}")
 
-        def start() -> Work[None] | None:
+        def start() -> EncoderJob[None] | None:
             segment.speculating = False
             wanted = self._segment is segment and segment.paused
             return segment.speculation() if wanted else None
 
-        scheduler.add(Step(Priority.SPECULATION, model, start, done, engine.batch_size))
+        scheduler.add(Job(Priority.SPECULATION, model, start, done, engine.batch_size))
 
     def _engine_started(
         self, started: asyncio.Future[Model], segment: Segment, result: asyncio.Future[Transcript]
@@ -612,19 +616,19 @@ class Session:
 
         # Of a session that was aborted meanwhile, nobody wants it.
         start = lambda: segment.final() if result in self._finals else None  # noqa: E731
-        priority = Priority.BULK if segment.bulk else Priority.FINAL
-        step = Step(priority, model, start, done, engine.batch_size)
+        priority = Priority.LOW if segment.low_priority else Priority.FINAL
+        job = Job(priority, model, start, done, engine.batch_size)
         if segment.ready:
-            scheduler.add(step)  # Nothing is left to be encoded.
-            engine.gathering.review()
+            scheduler.add(job)  # Nothing is left to be encoded.
+            engine.final_batcher.review()
         else:
-            engine.gathering.add(self, step)
+            engine.final_batcher.add(self, job)
 
     def _final_ready(self, result: asyncio.Future[Transcript], outcome: Final | Failed) -> None:
         if result not in self._finals:
             return  # Aborted meanwhile.
         ended = self._ended.pop(result)
-        self._ready[result] = replace(outcome, mark=ended.mark, segment=ended.segment)
+        self._ready[result] = replace(outcome, tag=ended.tag, segment=ended.segment)
         self._progress.set()
         # Of several in a batch, and of several engines, a later one may be done first.
         while self._finals and (first := next(iter(self._finals))) in self._ready:
@@ -664,7 +668,7 @@ class Session:
         self._history.clear(self._heard)
         self._engine._sessions.discard(self)
         if unfinished is not None:
-            unfinished.engine.gathering.review()  # For those who waited for its final.
+            unfinished.engine.final_batcher.review()  # For those who waited for its final.
         self._events.append(None)
         self._has_events.set()
 

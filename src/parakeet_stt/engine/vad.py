@@ -43,7 +43,7 @@ class Endpointing:
         threshold: Probability of speech from which a window counts as speech, 0 to 1.
         start_seconds: Speech must last so long to begin.
         stop_seconds: Silence must last so long to end it.
-        least_seconds: A segment that is shorter is not ended by silence.
+        min_segment_seconds: A segment that is shorter is not ended by silence.
 
     Raises:
         ConfigurationError: A threshold outside of 0 to 1, or a negative time.
@@ -52,14 +52,14 @@ class Endpointing:
     threshold: float = 0.5
     start_seconds: float = 0.1
     stop_seconds: float = 0.5
-    least_seconds: float = 0.0
+    min_segment_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ConfigurationError(
                 f"VAD threshold {self.threshold}: expected a probability between 0 and 1"
             )
-        if min(self.start_seconds, self.stop_seconds, self.least_seconds) < 0:
+        if min(self.start_seconds, self.stop_seconds, self.min_segment_seconds) < 0:
             raise ConfigurationError(f"{self}: expected times of 0 seconds and more")
 
 

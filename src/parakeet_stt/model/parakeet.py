@@ -30,7 +30,7 @@ from parakeet_stt.model.encoder import Encoder, encoder_frames
 from parakeet_stt.model.hub import ModelFiles
 from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.model.windowed import LONGEST_WINDOW, WindowedStream
+from parakeet_stt.model.windowed import MAX_WINDOW, WindowedStream
 from parakeet_stt.settings import (
     Attention,
     Backend,
@@ -45,7 +45,7 @@ from parakeet_stt.transcript import Transcript
 WARM_UP_SECONDS = (0.5, 2.0)
 """Lengths of silence that :meth:`Model.warm_up` transcribes: kernels are compiled per shape."""
 
-LARGEST_BATCH = 8
+MAX_BATCH = 8
 """Most windows that are encoded at once, where nothing else is asked for."""
 
 _WORTHWHILE = 0.9  # A batch is, if it takes at most this share of the time of its parts.
@@ -157,25 +157,25 @@ class Model:
                     progress(stream.seconds)
             return stream.finish()
 
-    def warm_up(self, most: int = LARGEST_BATCH) -> None:
+    def warm_up(self, most: int = MAX_BATCH) -> None:
         """Run over silence, once, so that the first words do not wait for kernels.
 
         Args:
-            most: Windows at once that will be asked for: more than :data:`LARGEST_BATCH` are tried
+            most: Windows at once that will be asked for: more than :data:`MAX_BATCH` are tried
                 before they count as worthwhile.
         """
         if not self._warm_for:
             if self.encoder.name == "onnx":
                 # Its memory arena is then as large as it will be, instead of growing for half an
                 # hour.
-                longest = np.zeros((LONGEST_WINDOW, self.config.features), np.float32)
+                longest = np.zeros((MAX_WINDOW, self.config.features), np.float32)
                 self.encoder.encode([longest], None)
             for seconds in WARM_UP_SECONDS:
                 self.transcribe(np.zeros(int(16_000 * seconds), np.float32))
-            self._warm_for = LARGEST_BATCH
+            self._warm_for = MAX_BATCH
             alone = self._seconds(1)
             if alone < _TOO_SLOW_SECONDS and self._seconds(4) < 4 * alone * _WORTHWHILE:
-                self.batch = LARGEST_BATCH
+                self.batch = MAX_BATCH
         while self.batch == self._warm_for < most:
             self._warm_for *= 2
             if self._seconds(self._warm_for) < 2 * self._seconds(self.batch) * _WORTHWHILE:

@@ -1,7 +1,7 @@
 """What a stream is: audio in pieces to hypotheses and a final.
 
 What needs the encoder is written as a *work*: a generator that yields the windows that it wants
-encoded and is sent their frames. :func:`drive` runs one with an encoder; the engine runs those of
+encoded and is sent their frames. :func:`run_job` runs one with an encoder; the engine runs those of
 several sessions together, their windows in one batch. Knows nothing of sessions, threads or clocks.
 """
 
@@ -37,11 +37,11 @@ class Window:
     attention: LocalAttention | None
 
 
-Work = Generator[Window, EncoderFrames, T]
+EncoderJob = Generator[Window, EncoderFrames, T]
 """Something that a stream does, as the windows that it needs encoded on the way."""
 
 
-def drive(work: Work[T], encoder: Encoder) -> T:
+def run_job(work: EncoderJob[T], encoder: Encoder) -> T:
     """Run a work to its end, encoding its windows one by one."""
     try:
         window = next(work)
@@ -155,7 +155,7 @@ class Stream(ABC):
 
     def feed(self, samples: Any) -> None:
         """Hear more without forming a hypothesis; arguments and errors as :meth:`add_audio`."""
-        drive(self.feeding(samples), self._encoder)
+        run_job(self.feed_job(samples), self._encoder)
 
     def hypothesis(self) -> Hypothesis:
         """What is believed of everything heard so far.
@@ -163,7 +163,7 @@ class Stream(ABC):
         Raises:
             SessionClosedError: The stream has been finished.
         """
-        return drive(self.supposing(), self._encoder)
+        return run_job(self.hypothesis_job(), self._encoder)
 
     def finish(self) -> Transcript:
         """The final of everything heard: the same tokens as ``transcribe()`` gives.
@@ -171,41 +171,41 @@ class Stream(ABC):
         Raises:
             SessionClosedError: The stream has been finished before.
         """
-        return drive(self.finishing(), self._encoder)
+        return run_job(self.finish_job(), self._encoder)
 
-    def feeding(self, samples: Any) -> Work[None]:
+    def feed_job(self, samples: Any) -> EncoderJob[None]:
         """:meth:`feed` as a work."""
         self._check_open()
         audio = as_samples(samples)
         self._samples += len(audio)
         return self._hear(audio)
 
-    def supposing(self) -> Work[Hypothesis]:
+    def hypothesis_job(self) -> EncoderJob[Hypothesis]:
         """:meth:`hypothesis` as a work."""
         self._check_open()
         return _supposing_words(self._suppose())
 
-    def finishing(self) -> Work[Transcript]:
+    def finish_job(self) -> EncoderJob[Transcript]:
         """:meth:`finish` as a work."""
         self._check_open()
         self._closed = True
         return _finishing_words(self._finish())
 
-    def speculating(self) -> Work[None]:
+    def speculate_job(self) -> EncoderJob[None]:
         """A work that makes the final of what was heard, in case nothing more is said."""
         self._check_open()
         return self._speculate()
 
     @abstractmethod
-    def _hear(self, audio: Samples) -> Work[None]: ...
+    def _hear(self, audio: Samples) -> EncoderJob[None]: ...
 
     @abstractmethod
-    def _suppose(self) -> Work[Hypothesis]: ...
+    def _suppose(self) -> EncoderJob[Hypothesis]: ...
 
     @abstractmethod
-    def _finish(self) -> Work[Transcript]: ...
+    def _finish(self) -> EncoderJob[Transcript]: ...
 
-    def _speculate(self) -> Work[None]:
+    def _speculate(self) -> EncoderJob[None]:
         yield from ()
 
     def _check_open(self) -> None:
@@ -215,7 +215,7 @@ class Stream(ABC):
             )
 
 
-def _supposing_words(work: Work[Hypothesis]) -> Work[Hypothesis]:
+def _supposing_words(work: EncoderJob[Hypothesis]) -> EncoderJob[Hypothesis]:
     """A hypothesis, without tentative punctuation that no word came before."""
     hypothesis = yield from work
     if has_words(chain(hypothesis.committed_tokens, hypothesis.tentative_tokens)):
@@ -223,7 +223,7 @@ def _supposing_words(work: Work[Hypothesis]) -> Work[Hypothesis]:
     return replace(hypothesis, tentative_tokens=())
 
 
-def _finishing_words(work: Work[Transcript]) -> Work[Transcript]:
+def _finishing_words(work: EncoderJob[Transcript]) -> EncoderJob[Transcript]:
     """A final, which is empty if it has no words: models write "." for noise."""
     transcript = yield from work
     return transcript if has_words(transcript.tokens) else replace(transcript, tokens=())

@@ -20,7 +20,7 @@ from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder
 from parakeet_stt.model.mlx.encoder import claim_mlx
-from parakeet_stt.model.stream import Stream, StreamOptions, Work
+from parakeet_stt.model.stream import EncoderJob, Stream, StreamOptions
 from parakeet_stt.transcript import Hypothesis, Token, Transcript
 
 KNOWN_DEFECTS = (
@@ -89,11 +89,11 @@ class UpstreamStream(Stream):
             )
             return context.__enter__()
 
-    def _hear(self, audio: Samples) -> Work[None]:
+    def _hear(self, audio: Samples) -> EncoderJob[None]:
         self._pending.append(audio)
         yield from ()
 
-    def _suppose(self) -> Work[Hypothesis]:
+    def _suppose(self) -> EncoderJob[Hypothesis]:
         if sum(map(len, self._pending)) >= _LEAST_SAMPLES:
             device.run(self._add_pending)
         committed = self._tokens(self._context.finalized_tokens)
@@ -101,7 +101,7 @@ class UpstreamStream(Stream):
         return Hypothesis(committed, tentative, self._start + self.seconds)
         yield
 
-    def _finish(self) -> Work[Transcript]:
+    def _finish(self) -> EncoderJob[Transcript]:
         missing = _LEAST_SAMPLES - sum(map(len, self._pending))
         self._pending.append(np.zeros(max(0, missing), np.float32))
         hypothesis = yield from self._suppose()

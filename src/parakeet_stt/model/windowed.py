@@ -23,7 +23,7 @@ from parakeet_stt.model.decoder import Decoder, Emission
 from parakeet_stt.model.encoder import Encoder, EncoderFrames
 from parakeet_stt.model.frontend import HOP, LogMelStream
 from parakeet_stt.model.mel_buffer import MelBuffer
-from parakeet_stt.model.stream import Stream, StreamOptions, Window, Work
+from parakeet_stt.model.stream import EncoderJob, Stream, StreamOptions, Window
 from parakeet_stt.transcript import Hypothesis, Token, Transcript
 
 FRAME_SECONDS = ENCODER_HOP * HOP / SAMPLE_RATE
@@ -34,7 +34,7 @@ HISTORY = 20
 """Frames before the committed boundary that an interim encodes along."""
 HELD_BACK = 25
 """The newest frames, which are never committed by agreement."""
-OLDEST_TENTATIVE = 37
+MAX_TENTATIVE_AGE = 37
 """Text older than this is committed, agreement or not."""
 RENEWED = 4
 """An interim goes back to the committed boundary when so many frames are new since one did."""
@@ -45,7 +45,7 @@ NEWEST = 6
 NEWEST_HISTORY = 6
 """Frames before them that an interim encodes along when it does not go further back."""
 # In mel frames of 10 ms.
-LONGEST_WINDOW = 3200
+MAX_WINDOW = 3200
 """Most that is encoded at once: 32 s."""
 _SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
 _SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
@@ -93,12 +93,12 @@ class WindowedStream(Stream):
         left, right = options.context_size
         self._history = min(HISTORY, left)
         self._held_back = min(HELD_BACK, right)
-        self._oldest_tentative = min(OLDEST_TENTATIVE, right)
+        self._max_tentative_age = min(MAX_TENTATIVE_AGE, right)
         self._frontend = LogMelStream(config.features)
         # What was heard and is not in the buffer yet.
         self._pieces: deque[Samples] = deque()
         self._waiting = np.zeros((0, config.features), np.float32)
-        self._mel = MelBuffer(config.features, LONGEST_WINDOW)
+        self._mel = MelBuffer(config.features, MAX_WINDOW)
         # Both boundaries are where a decoder's state stands.
         self._settled: list[Emission] = []
         weights = frozenset(options.boost.items())
@@ -127,13 +127,13 @@ class WindowedStream(Stream):
         """Whether the final was ready before :meth:`finish`."""
         return self._speculation is not None and self._speculation.pause == self._mel.pause
 
-    def _hear(self, audio: Samples) -> Work[None]:
+    def _hear(self, audio: Samples) -> EncoderJob[None]:
         # Piece by piece, so that an hour fed at once needs no more memory than one fed slowly.
         for start in range(0, len(audio), SAMPLE_RATE * 10):
             self._pieces.append(audio[start : start + SAMPLE_RATE * 10])
         yield from self._take_in()
 
-    def _take_in(self) -> Work[None]:
+    def _take_in(self) -> EncoderJob[None]:
         """Move what waits into the buffer, and settle windows as they fill.
 
         Should a window fail to be encoded, the rest is still there for the next call.
@@ -148,7 +148,7 @@ class WindowedStream(Stream):
             else:
                 return
 
-    def _settle_window(self) -> Work[None]:
+    def _settle_window(self) -> EncoderJob[None]:
         """Decode a full window up to its look-ahead for good, and move on."""
         begin, boundary = self._mel.start // ENCODER_HOP, self._mel.end - _SETTLED_LOOKAHEAD
         frames = yield Window(self._mel.open_window(self._mel.start), self._band)
@@ -160,7 +160,7 @@ class WindowedStream(Stream):
         self._speculation = None
         self._mel.drop(boundary - _SETTLED_HISTORY)
 
-    def _suppose(self) -> Work[Hypothesis]:
+    def _suppose(self) -> EncoderJob[Hypothesis]:
         if self._committed_state.frame * ENCODER_HOP < self._mel.start:
             self._catch_up()
         end, pause = self._mel.end, self._mel.pause
@@ -176,7 +176,7 @@ class WindowedStream(Stream):
         self._hypothesis = self._hypothesis.followed_by((), tokens, self._start + self.seconds)
         return self._hypothesis
 
-    def _renew(self, end: int) -> Work[None]:
+    def _renew(self, end: int) -> EncoderJob[None]:
         """Encode and decode what is not committed up to a mel frame, and commit what can be.
 
         What two of these in a row agree on, up to a tail that is held back: Liu et al.,
@@ -190,7 +190,7 @@ class WindowedStream(Stream):
         older, boundary = self._decoder.decode(frames[:cut], state)
         agreed = zip(self._tentative, older, strict=False)
         if len(self._tentative) < len(older) or any(a.token != b.token for a, b in agreed):
-            cut = max(0, newest - self._oldest_tentative - state.frame)
+            cut = max(0, newest - self._max_tentative_age - state.frame)
             older, boundary = self._decoder.decode(frames[:cut], state)
         self._commit(older, boundary)
         lasting = max(cut, newest - NEWEST - state.frame)
@@ -199,14 +199,14 @@ class WindowedStream(Stream):
         self._tentative = self._lasting + newer
         self._renewed = self._mel.end // ENCODER_HOP
 
-    def _renew_newest(self) -> Work[None]:
+    def _renew_newest(self) -> EncoderJob[None]:
         """Encode and decode the newest frames alone."""
         state = self._lasting_state
         frames = yield from self._frames_from(state.frame, NEWEST_HISTORY, self._mel.end)
         newer, _ = self._decoder.decode(frames, state)
         self._tentative = self._lasting + newer
 
-    def _frames_from(self, first: int, history: int, end: int) -> Work[EncoderFrames]:
+    def _frames_from(self, first: int, history: int, end: int) -> EncoderJob[EncoderFrames]:
         """Encoder frames from one on up to a mel frame, with some before them encoded along."""
         begin = max(self._mel.start // ENCODER_HOP, first - history)
         start, paused = begin * ENCODER_HOP, end == self._mel.pause
@@ -226,11 +226,11 @@ class WindowedStream(Stream):
         self._hypothesis = self._hypothesis.followed_by(tokens, (), self._start + self.seconds)
         self._committed_state = state
 
-    def _speculate(self) -> Work[None]:
+    def _speculate(self) -> EncoderJob[None]:
         pause = self._mel.pause
         self._speculation = _Speculation((yield from self._final_pass()), pause)
 
-    def _finish(self) -> Work[Transcript]:
+    def _finish(self) -> EncoderJob[Transcript]:
         yield from self._take_in()
         self._waiting = self._frontend.finish()
         yield from self._take_in()
@@ -241,7 +241,7 @@ class WindowedStream(Stream):
         end = self._start + self.seconds
         return Transcript(self._tokens(emissions), self._start, end, self._language)
 
-    def _final_pass(self) -> Work[list[Emission]]:
+    def _final_pass(self) -> EncoderJob[list[Emission]]:
         """Everything received, up to the pause if there is one, as emissions."""
         begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
         end = self._mel.end if self._mel.pause is None else self._mel.pause

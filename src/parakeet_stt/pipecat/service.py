@@ -71,7 +71,7 @@ PARAKEET_TTFS_P99 = 0.35
 is added for larger models. ``parakeet-stt bench pipecat`` prints your machine's."""
 
 SETUP_SECONDS = 10.0
-"""Maximum time that :meth:`ParakeetMLXSTTService.setup` waits for the model, in seconds. Pipecat
+"""Maximum time that :meth:`ParakeetSTTService.setup` waits for the model, in seconds. Pipecat
 cancels a pipeline whose setup takes 20 s. Loading continues after it, and audio is kept."""
 
 STALL_SECONDS = 1.0
@@ -170,7 +170,7 @@ class _SwitchedTo(SystemFrame):
             finished.cancel()
 
 
-class ParakeetMLXSTTService(STTService):
+class ParakeetSTTService(STTService):
     """Streaming speech-to-text with NVIDIA's Parakeet models, on this machine.
 
     Speech is what the VAD says it is: put a VAD into the pipeline, before this service or in the
@@ -196,8 +196,8 @@ class ParakeetMLXSTTService(STTService):
 
     Example::
 
-        stt = ParakeetMLXSTTService(
-            settings=ParakeetMLXSTTService.Settings(model="tiny", emit_partial=False)
+        stt = ParakeetSTTService(
+            settings=ParakeetSTTService.Settings(model="tiny", emit_partial=False)
         )
     """
 
@@ -275,10 +275,10 @@ class ParakeetMLXSTTService(STTService):
             try:
                 if not isinstance(self._refusal, BacklogError):
                     self._send_rest()
-                if self._engine.model is None and self._session.lag:
+                if self._engine.model is None and self._session.backlog:
                     raise ModelUnavailableError(
-                        f"{self._session.lag:.1f} s of speech were waiting for the model, which "
-                        f"was not loaded when the pipeline ended"
+                        f"{self._session.backlog:.1f} s of speech were waiting for the model, "
+                        f"which was not loaded when the pipeline ended"
                     )
                 async with asyncio.timeout(_FINISH_SECONDS):
                     await self._session.finish()
@@ -330,7 +330,7 @@ class ParakeetMLXSTTService(STTService):
         rate, channels = self._format
         seconds = self._seconds(audio)
         resume = _RESUME_SHARE * MAX_BACKLOG_SECONDS
-        if isinstance(self._refusal, BacklogError) and self._session.lag > resume:
+        if isinstance(self._refusal, BacklogError) and self._session.backlog > resume:
             self._refused_seconds += seconds
             return
         try:
@@ -343,7 +343,7 @@ class ParakeetMLXSTTService(STTService):
             self._frame_seconds = len(samples) / SAMPLE_RATE
             self._note_speaker()
             if self._user_speaking:
-                self._session.begin()  # If a stall, a mute or a switch has ended the segment.
+                self._session.start_segment()  # A stall, a mute or a switch may have ended it.
                 self._watch_for_stall()
             self._session.send(samples)
         except (AudioError, BacklogError) as error:
@@ -400,7 +400,7 @@ class ParakeetMLXSTTService(STTService):
             return  # Pipecat withholds the audio.
         late = max(0.0, frame.start_secs - VAD_START_SECONDS)
         judged = self._vad_progress.judged(frame.timestamp)
-        self._session.begin(self._values.preroll_ms / 1000 + late, judged)
+        self._session.start_segment(self._values.preroll_ms / 1000 + late, judged)
         self._watch_for_stall()
 
     async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
@@ -410,7 +410,7 @@ class ParakeetMLXSTTService(STTService):
             return
         if not started and self.is_usable:
             # Speech whose start was not seen here: the service was switched to in its midst.
-            self._session.begin(HISTORY_SECONDS)
+            self._session.start_segment(HISTORY_SECONDS)
         self._cancel_stall()
         judged = self._vad_progress.judged(frame.timestamp)
         self._session.flush(stop_seconds=frame.stop_secs, judged=judged)
@@ -524,11 +524,11 @@ class ParakeetMLXSTTService(STTService):
                     speakers.pop(event.segment, None)
                     await self._push_failure(event.error)
             if isinstance(event, Final | Failed):
-                match event.mark:
+                match event.tag:
                     case _SwitchedFrom():
-                        event.mark.finished.set()
+                        event.tag.finished.set()
                     case _SwitchedTo():
-                        await event.mark.wait()
+                        await event.tag.wait()
 
     async def _push_interim(self, hypothesis: Hypothesis, user_id: str) -> None:
         text = hypothesis.text
@@ -604,20 +604,18 @@ class ParakeetMLXSTTService(STTService):
         rate, channels = self._format
         return len(audio) / (2 * channels * rate)
 
-    def _alternatives(self) -> list[ParakeetMLXSTTService]:
+    def _alternatives(self) -> list[ParakeetSTTService]:
         """The other services of this class in the same ServiceSwitcher."""
         waiting: list[FrameProcessor] = [self.pipeline_worker.pipeline]
         while waiting:
             processor = waiting.pop()
             if isinstance(processor, ServiceSwitcher) and self in processor.services:
                 services = processor.services
-                return [
-                    s for s in services if isinstance(s, ParakeetMLXSTTService) and s is not self
-                ]
+                return [s for s in services if isinstance(s, ParakeetSTTService) and s is not self]
             waiting += processor.processors
         return []
 
-    def _end_audio(self, mark: _SwitchedFrom | _SwitchedTo | None = None) -> None:
+    def _end_audio(self, tag: _SwitchedFrom | _SwitchedTo | None = None) -> None:
         """End the segment; audio that was received so far is not used for another."""
         if self._session is None or self._session.state is SessionState.CLOSED:
             return
@@ -625,14 +623,14 @@ class ParakeetMLXSTTService(STTService):
             self._send_rest()
         finally:
             self._converter = None
-            self._flush(mark)
+            self._flush(tag)
             self._session.discard()
 
-    def _flush(self, mark: _SwitchedFrom | _SwitchedTo | None = None) -> None:
+    def _flush(self, tag: _SwitchedFrom | _SwitchedTo | None = None) -> None:
         """End the segment, if one is open; its final comes as an event."""
         self._cancel_stall()
         if self._session is not None and self._session.state is not SessionState.CLOSED:
-            self._session.flush(mark)
+            self._session.flush(tag)
 
     def _note_speaker(self) -> None:
         """Note whose audio comes next."""
@@ -680,7 +678,7 @@ class ParakeetMLXSTTService(STTService):
 
 
 def _check_arguments(
-    service: type[ParakeetMLXSTTService],
+    service: type[ParakeetSTTService],
     engine: Any,
     settings: Any,
     kwargs: Collection[str],
@@ -789,3 +787,7 @@ def _as_lists(result: _Result) -> _Result:
         if isinstance(value := getattr(result, f.name), tuple)
     }
     return replace(result, **lists)
+
+
+ParakeetMLXSTTService = ParakeetSTTService
+"""The name that existing bots import."""

@@ -431,7 +431,7 @@ class Conversation(Generic[M]):
     @property
     def _waiting(self) -> int:
         """Messages, and events that will become some, that wait for the client."""
-        return len(self._unsent) + (self.session.unread if self.session else 0)
+        return len(self._unsent) + (self.session.pending_events if self.session else 0)
 
     async def _keep_pace(self) -> None:
         """Read no more until the client has taken what waits for it, if it does."""
@@ -449,9 +449,9 @@ class Conversation(Generic[M]):
     async def _keep_up(self, session: Session) -> None:
         """Take nothing more from the inbox while inference is behind."""
         most = self.server.settings.max_backlog_seconds
-        if session.lag <= most:
+        if session.backlog <= most:
             return
-        catching_up = self._start(session.keep_up(most))
+        catching_up = self._start(session.wait_for_backlog(most))
         cut = await self._inference(catching_up)
         catching_up.cancel()
         if cut is not None:

@@ -80,7 +80,7 @@ class Server:
             batch_window=settings.batch_window_ms / 1000,
         )
         self.metrics = Metrics()
-        self.metrics.lag.set_function(lambda: sum(s.lag for s in self.engine.sessions))
+        self.metrics.lag.set_function(lambda: sum(s.backlog for s in self.engine.sessions))
         self.metrics.ready.set_function(lambda: self.state is State.READY)
         self.state = State.LOADING
         self.created = int(time.time())
@@ -152,7 +152,7 @@ class Server:
         self,
         threshold: float | None = None,
         stop_seconds: float | None = None,
-        least_seconds: float = 0,
+        min_segment_seconds: float = 0,
     ) -> Endpointing:
         """The server's endpointing: what a client does not say is as was set.
 
@@ -163,7 +163,7 @@ class Server:
         return Endpointing(
             settings.vad_threshold if threshold is None else threshold,
             stop_seconds=settings.vad_stop_ms / 1000 if stop_seconds is None else stop_seconds,
-            least_seconds=least_seconds,
+            min_segment_seconds=min_segment_seconds,
         )
 
     @contextmanager

@@ -31,7 +31,7 @@ from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.server.state import FILE_PROTOCOL, Server
 from parakeet_stt.transcript import Transcript, joined
 
-LEAST_SECONDS = 20.0
+MIN_SEGMENT_SECONDS = 20.0
 """A segment of a file that is shorter is not ended by silence."""
 
 _ONE_PIECE_SECONDS = 30.0
@@ -144,7 +144,7 @@ async def transcripts(
     Args:
         request: On a :class:`FileRoute`.
         upload: The file.
-        endpointing: Which silences end a segment (see :data:`LEAST_SECONDS`); None for none.
+        endpointing: Which silences end a segment (see :data:`MIN_SEGMENT_SECONDS`); None for none.
         boost: Phrases to expect.
 
     Raises:
@@ -250,7 +250,7 @@ class _Work:
         self._stopped: Exception | None = None
         self._begun = time.monotonic()
         self._reported = 0.0
-        self.session = server.engine.open(options, interval=None, bulk=True)
+        self.session = server.engine.open(options, interval=None, low_priority=True)
         # Never cancelled, only stopped: a thread may be reading the file.
         self._feeding = asyncio.create_task(self._feed(options, endpointing))
 
@@ -306,8 +306,8 @@ class _Work:
         for block in blocks:
             session.send(block)
             self._server.metrics.audio.labels(FILE_PROTOCOL).inc(len(block) / SAMPLE_RATE)
-        await session.keep_up(_AHEAD_SECONDS)
-        heard = session.seconds - session.lag
+        await session.wait_for_backlog(_AHEAD_SECONDS)
+        heard = session.seconds - session.backlog
         if heard - self._reported >= max(_REPORT_SECONDS, (self._length or 0) / 10):
             self._reported = heard
             known = "" if self._length is None else f" of {self._length:.0f}"

@@ -14,7 +14,14 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from parakeet_stt.audio import AudioDecoder
-from parakeet_stt.engine.events import Event, Failed, Final, Passed, SegmentEnded, SpeechStarted
+from parakeet_stt.engine.events import (
+    Event,
+    Failed,
+    Final,
+    SegmentEnded,
+    SpeechStarted,
+    TimeReached,
+)
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ParakeetError
@@ -115,7 +122,7 @@ class Deepgram(Dialect):
             case Failed(error=error):
                 self._unmade -= event.segment > 0
                 self._error("SegmentFailed", f"a segment got no final: {error}")
-                if isinstance(event.mark, Finalize):
+                if isinstance(event.tag, Finalize):
                     self._result(
                         (), "", self._told, is_final=True, speech_final=True, from_finalize=True
                     )
@@ -126,7 +133,7 @@ class Deepgram(Dialect):
                 self._starts.append(at)
                 if self._options.vad_events:
                     self._say("SpeechStarted", channel=[0, 1], timestamp=round(at, 3))
-            case Passed(at=at):
+            case TimeReached(at=at):
                 self._end_utterance(min([at, *self._starts]))
 
     def complain(self, error: ParakeetError) -> None:
@@ -172,7 +179,7 @@ class Deepgram(Dialect):
                 stop_seconds=max(options.endpointing / 1000, LEAST_STOP_SECONDS)
             )
         if options.utterance_end_ms is None:
-            return server.endpointing(least_seconds=UNENDED_SECONDS)
+            return server.endpointing(min_segment_seconds=UNENDED_SECONDS)
         # The words of an utterance are final before it ends.
         return server.endpointing(stop_seconds=options.utterance_end_ms / 1000)
 
@@ -201,18 +208,18 @@ class Deepgram(Dialect):
                 transcript.text,
                 transcript.end,
                 is_final=True,
-                speech_final=final.mark is not None or self._options.endpointing is not False,
-                from_finalize=isinstance(final.mark, Finalize),
+                speech_final=final.tag is not None or self._options.endpointing is not False,
+                from_finalize=isinstance(final.tag, Finalize),
                 language=transcript.language,
             )
         self._begin_anew(max(self._told, transcript.end))
         if words and self._options.utterance_end_ms is not None:
             self._last_word = words[-1].end
-            self._session.remind(self._last_word + self._options.utterance_end_ms / 1000)
+            self._session.notify_at(self._last_word + self._options.utterance_end_ms / 1000)
 
     def _is_awaited(self, final: Final) -> bool:
         """Whether the client waits for a final, even for one that is empty."""
-        match final.mark:
+        match final.tag:
             case Finalize():
                 return True
             case CloseStream() if final.transcript.end > self._told:

@@ -21,7 +21,7 @@ from parakeet_stt.server.protocols.deepgram_messages import (
     check_options,
 )
 from parakeet_stt.server.state import Server
-from parakeet_stt.server.uploads import LEAST_SECONDS, FileRoute, save_body, transcribe
+from parakeet_stt.server.uploads import MIN_SEGMENT_SECONDS, FileRoute, save_body, transcribe
 from parakeet_stt.transcript import Transcript, Word
 
 router = APIRouter(route_class=FileRoute, tags=["Deepgram"])
@@ -55,7 +55,10 @@ async def listen(request: Request, options: Annotated[FileOptions, Query()]) -> 
     summary = Summary(server)
     upload = await save_body(request)
     transcript = await transcribe(
-        request, upload, endpointing=server.endpointing(least_seconds=LEAST_SECONDS), boost=boost
+        request,
+        upload,
+        endpointing=server.endpointing(min_segment_seconds=MIN_SEGMENT_SECONDS),
+        boost=boost,
     )
     digest = await asyncio.to_thread(_digest, upload.path)
     content = {

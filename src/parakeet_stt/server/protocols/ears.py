@@ -133,15 +133,15 @@ class Ears(Dialect):
                 self._tell_words(words_of(tokens)[:-1])
             case SpeechStopped(at=at):
                 self._tell("pause", timestamp=self._time(at, at))
-            case Final(transcript=transcript, mark=mark):
+            case Final(transcript=transcript, tag=tag):
                 self._end_segment(transcript)
-                self._go_on(mark)
+                self._go_on(tag)
             case Failed(segment=0, error=error):  # The endpointer; the segment goes on.
                 self._tell("error", message=str(error))
-            case Failed(error=error, mark=mark):
+            case Failed(error=error, tag=tag):
                 self._told = []
                 self._tell("error", message=f"a segment got no text: {error}")
-                self._go_on(mark)
+                self._go_on(tag)
 
     def complain(self, error: ParakeetError) -> None:
         """Send an error; the stream goes on."""
@@ -255,9 +255,9 @@ class Ears(Dialect):
             told = {"language": language, "lang": language}
             self._tell("language_detected", **told, confidence=round(confidence, 4))
 
-    def _go_on(self, mark: Any) -> None:
+    def _go_on(self, tag: Any) -> None:
         """After a segment; where a restart ended it, with a stream that is as new."""
-        if mark == _RESTART:
+        if tag == _RESTART:
             self._tell_whole()
             self._texts, self._words = [], []
             self._zeros.pop(0)

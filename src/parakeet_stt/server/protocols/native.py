@@ -141,7 +141,7 @@ class Native(Dialect):
                 self.talk.session.flush(flush)
             case Ping(id=number):
                 assert self.talk.session is not None
-                self._say("pong", id=number, lag=round(self.talk.session.lag, 3))
+                self._say("pong", id=number, lag=round(self.talk.session.backlog, 3))
             case Close():
                 self.talk.end(DONE)
             case Authenticate():
@@ -176,15 +176,15 @@ class Native(Dialect):
                     language=transcript.language,
                 )
                 self._begin_anew()
-                if isinstance(event.mark, Flush):
-                    self._say("flushed", id=event.mark.id)
+                if isinstance(event.tag, Flush):
+                    self._say("flushed", id=event.tag.id)
             case Failed(segment=0, error=error):
                 self._say("error", message=f"speech could not be detected: {error}")
             case Failed(error=error):
                 self._begin_anew()
                 self._say("error", message=f"a segment got no final: {error}")
-                if isinstance(event.mark, Flush):
-                    self._say("flushed", id=event.mark.id)
+                if isinstance(event.tag, Flush):
+                    self._say("flushed", id=event.tag.id)
             case SpeechStarted(at=at):
                 self._say("speech_started", time=round(at, 3))
             case SpeechStopped(at=at):
@@ -280,7 +280,7 @@ class Native(Dialect):
                 }
                 for word in words
             ],
-            lag=round(self.talk.session.lag, 3),
+            lag=round(self.talk.session.backlog, 3),
             **{"is_final": False, **more, "end": round(more["end"], 3)},
         )
 

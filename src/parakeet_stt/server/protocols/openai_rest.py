@@ -20,7 +20,13 @@ from parakeet_stt.server.auth import openai_error, status_of
 from parakeet_stt.server.conversation import parse
 from parakeet_stt.server.health import TheServer
 from parakeet_stt.server.state import Server
-from parakeet_stt.server.uploads import LEAST_SECONDS, FileRoute, failures, save_upload, transcripts
+from parakeet_stt.server.uploads import (
+    MIN_SEGMENT_SECONDS,
+    FileRoute,
+    failures,
+    save_upload,
+    transcripts,
+)
 from parakeet_stt.settings import DEFAULT_BOOST
 from parakeet_stt.transcript import Token, Transcript, joined, spelled
 
@@ -311,11 +317,11 @@ def _endpointing(server: Server, strategy: str | None, form: Any) -> Endpointing
     if nested:
         strategy = json.dumps({k: v for k, v in nested.items() if isinstance(v, str)})
     if strategy in (None, "auto"):
-        return server.endpointing(least_seconds=LEAST_SECONDS)
+        return server.endpointing(min_segment_seconds=MIN_SEGMENT_SECONDS)
     assert strategy is not None
     vad = parse(_SERVER_VAD, strategy)
     stop = None if vad.silence_duration_ms is None else vad.silence_duration_ms / 1000
-    return server.endpointing(vad.threshold, stop, LEAST_SECONDS)
+    return server.endpointing(vad.threshold, stop, MIN_SEGMENT_SECONDS)
 
 
 def _verbose(
@@ -323,7 +329,7 @@ def _verbose(
 ) -> VerboseTranscription:
     given: dict[str, Any] = {}
     if "segment" in timed:
-        sentences = [(heard, sentence) for heard in found for sentence in heard.segments]
+        sentences = [(heard, sentence) for heard in found for sentence in heard.sentences]
         given["segments"] = [
             TimedSegment(
                 id=number,

@@ -78,10 +78,10 @@ class Ws(Dialect):
                 if text != self._shown:
                     self._shown = text
                     self._say(partial=text)
-            case SegmentEnded(segment=segment, mark=mark):
+            case SegmentEnded(segment=segment, tag=tag):
                 self._shown = ""
                 # The end of the connection flushes too: without a segment, there is no result.
-                if event.end > event.start or mark == _FLUSH:
+                if event.end > event.start or tag == _FLUSH:
                     self._promised.add(segment)
                     self._say(status="queued")
             case Final(segment=segment, transcript=transcript) if segment in self._promised:

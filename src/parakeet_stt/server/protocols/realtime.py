@@ -181,7 +181,7 @@ class Realtime(Dialect):
         if before.turn_detection is not None and after.turn_detection is None:
             # What no speech was found in yet is the client's to commit from here on.
             assert self.talk.session is not None
-            self.talk.session.begin(HISTORY_SECONDS)
+            self.talk.session.start_segment(HISTORY_SECONDS)
         if event.type == "transcription_session.update":
             self._beta = True
         elif event.session.nested:
@@ -210,7 +210,7 @@ class Realtime(Dialect):
 
     def _commit(self, ended: SegmentEnded) -> None:
         """Tell that an item is complete; its transcript follows."""
-        if ended.mark is None and ended.start == ended.end:
+        if ended.tag is None and ended.start == ended.end:
             return  # Nobody asked, and nothing was heard: the session's own end.
         item, self._item = self._current(), None
         if item.announced:

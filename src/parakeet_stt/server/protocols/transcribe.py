@@ -9,8 +9,14 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from parakeet_stt.server.health import TheServer
-from parakeet_stt.server.uploads import LEAST_SECONDS, FileRoute, failures, save_upload, transcribe
-from parakeet_stt.transcript import Segment, Token, Transcript, Word, spelled
+from parakeet_stt.server.uploads import (
+    MIN_SEGMENT_SECONDS,
+    FileRoute,
+    failures,
+    save_upload,
+    transcribe,
+)
+from parakeet_stt.transcript import Sentence, Token, Transcript, Word, spelled
 
 
 class Timed(BaseModel):
@@ -77,7 +83,9 @@ async def transcribe_upload(
     transcript = await transcribe(
         request,
         await save_upload(request, file),
-        endpointing=server.endpointing(least_seconds=LEAST_SECONDS) if should_chunk else None,
+        endpointing=server.endpointing(min_segment_seconds=MIN_SEGMENT_SECONDS)
+        if should_chunk
+        else None,
     )
     result = Result(text=transcript.text, confidence=round(transcript.confidence, 4))
     if include_timestamps:
@@ -88,12 +96,12 @@ async def transcribe_upload(
 def _timestamps(transcript: Transcript) -> Timestamps:
     return Timestamps(
         words=[_timed(word) for word in transcript.words],
-        segments=[_timed(segment) for segment in transcript.segments],
+        segments=[_timed(segment) for segment in transcript.sentences],
         chars=[char for part in spelled(transcript.tokens) for char in _chars(*part)],
     )
 
 
-def _timed(part: Word | Segment) -> Timed:
+def _timed(part: Word | Sentence) -> Timed:
     return Timed(
         text=part.text,
         start=round(part.start, 3),

@@ -170,9 +170,9 @@ class Wyoming(Dialect[Event]):
         match event:
             case Hypothesis(committed=committed) if committed:
                 self._send_text(committed)
-            case Final(transcript=transcript, mark=mark):
+            case Final(transcript=transcript, tag=tag):
                 # The one that ends the session answers nobody, unless something was said.
-                if mark is not None or transcript.text or self._told is not None:
+                if tag is not None or transcript.text or self._told is not None:
                     self._end(Transcript(transcript.text, language=transcript.language))
             case Failed(error=error):
                 # Half a command may mean something else: better no text at all.
