@@ -239,6 +239,7 @@ def test_the_sdk_is_told_that_nothing_is_fetched_from_urls(served: Served) -> No
 # --- Pipecat's service ---------------------------------------------------------------------------
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("endpointing", [None, False])
 async def test_pipecats_deepgram_service_hears_turns(
     served: Served, endpointing: bool | None
@@ -597,6 +598,7 @@ async def test_what_is_not_known_here_changes_nothing(served: Served) -> None:
         assert texts(await ended(ws)) == [FIRST.text]
 
 
+@pytest.mark.realtime
 async def test_who_sends_nothing_is_closed_as_deepgram_does_and_keepalive_prevents_it() -> None:
     with serving(idle_seconds=2) as served:
         async with listening(served) as ws:

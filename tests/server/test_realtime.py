@@ -612,6 +612,7 @@ async def pipecat_hears(served: Served, server_vad: bool) -> Listener:
     return await play(samples, *([stt] if server_vad else [vad, stt]), finals=2)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("server_vad", [False, True])
 async def test_pipecats_service_works_unmodified(served: Served, server_vad: bool) -> None:
     listener = await pipecat_hears(served, server_vad)
