@@ -46,7 +46,7 @@ from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
-from parakeet_stt.audio import SAMPLE_RATE, Converter, pcm16
+from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
@@ -224,7 +224,7 @@ class ParakeetSTTService(STTService):
         self._engine = engine or Engine.from_settings(self._values)
         self._session: Session | None = None
         self._receiver: asyncio.Task[None] | None = None
-        self._converter: Converter | None = None
+        self._decoder: AudioDecoder | None = None
         self._format = (0, 1)  # Sample rate and channels of the audio that is coming in.
         self._stall: asyncio.TimerHandle | None = None
         self._frame_seconds = 0.0  # Audio in the newest frame.
@@ -330,12 +330,11 @@ class ParakeetSTTService(STTService):
             self._refused_seconds += seconds
             return
         try:
-            pcm = pcm16(audio, channels)
-            convert = self._converter
-            if convert is None or (convert.rate, convert.channels) != (rate, channels):
+            decode = self._decoder
+            if decode is None or (decode.rate, decode.channels) != (rate, channels):
                 self._send_rest()
-                convert = self._converter = Converter(rate, channels)
-            samples = convert(pcm)
+                decode = self._decoder = AudioDecoder("pcm16", rate, channels)
+            samples = decode(audio)
             self._frame_seconds = len(samples) / SAMPLE_RATE
             self._note_speaker()
             if self._user_speaking:
@@ -614,7 +613,7 @@ class ParakeetSTTService(STTService):
         try:
             self._send_rest()
         finally:
-            self._converter = None
+            self._decoder = None
             self._flush(tag)
             self._session.discard()
 
@@ -639,9 +638,9 @@ class ParakeetSTTService(STTService):
         return earlier[-1] if earlier else self._user_id
 
     def _send_rest(self) -> None:
-        """Send what the converter holds back."""
-        if self._converter is not None and self._session is not None:
-            self._session.send(self._converter.flush())
+        """Send what the decoder holds back."""
+        if self._decoder is not None and self._session is not None:
+            self._session.send(self._decoder.flush())
 
     def _watch_for_stall(self) -> None:
         """Start waiting anew for audio to stay away."""
