@@ -31,7 +31,7 @@ from parakeet_stt.bench.server import levels_of
 from parakeet_stt.bench.talker import Conversation, Line, ServerError, talk
 from parakeet_stt.bench.utterance import Utterance
 from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
-from tests.cli.test_cli import parakeet
+from tests.support.command import parakeet
 from tests.support.recordings import RECORDINGS, ROOT
 from tests.support.serving import PATIENCE, Served, eventually, serving
 

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.command import parakeet
+from tests.support.recordings import RECORDINGS
 
 RECORDING = RECORDINGS[0]
-
-
-def parakeet(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "parakeet_stt", *map(str, arguments)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
 
 
 def test_help_names_every_command() -> None:

@@ -176,7 +176,7 @@ class Client:
         else:
             for start in range(0, len(pcm), 32_000):
                 chunk = AudioChunk(16_000, 2, 1, pcm[start : start + 32_000]).event()
-                head = {"type": chunk.type, "data": chunk.data}
+                head: dict[str, Any] = {"type": chunk.type, "data": chunk.data}
                 payload = chunk.payload or b""
                 head["payload_length"] = len(payload)
                 self._writer.write(json.dumps(head).encode() + b"\n" + payload)

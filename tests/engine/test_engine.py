@@ -186,7 +186,7 @@ async def test_finals_come_in_the_order_of_their_segments_however_they_are_encod
         settled: list[int] = []
         for number, length in enumerate(lengths):
             session.send(samples[:length])
-            session.flush().add_done_callback(lambda _, number=number: settled.append(number))
+            session.flush().add_done_callback(lambda _, n=number: settled.append(n))  # type: ignore[misc]
         gate.set()
         await session.finish()
         finals = [event.transcript async for event in session if isinstance(event, Final)]
@@ -372,7 +372,7 @@ async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_paus
         while not session._events:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.001)
         session.send(np.zeros(1_600, np.float32))  # The next interim.
-        scheduler.add(Job(Priority.INTERIM, other, lambda: second.wait() and None, print))
+        scheduler.add(Job(Priority.INTERIM, other, lambda: second.wait() and None, print))  # type: ignore[arg-type, return-value]
         first.set()
         while segment.queued:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -626,6 +626,7 @@ async def test_interims_go_on_after_one_that_failed(engine: Engine) -> None:
         async for event in session:
             assert isinstance(event, Hypothesis)
             break
+        assert engine.model is not None
         assert spoken(await session.finish()) == spoken(engine.model.transcribe(samples))
 
 

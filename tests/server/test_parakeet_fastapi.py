@@ -18,7 +18,7 @@ from parakeet_stt.audio import Samples
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.model.parakeet import Model
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served, offline, pcm16, serving
+from tests.support.serving import Served, in_frames, offline, pcm16, serving
 
 SINGLE = [recording for recording in RECORDINGS if recording.set == "known"]
 PCM = pcm16(SINGLE[0].samples())
@@ -112,8 +112,7 @@ async def test_001s_example_in_the_browser_gets_its_texts(served: Served) -> Non
 @pytest.mark.parametrize("size", [1, 7, 333, 640, 3200, 32_000])
 async def test_frames_of_any_size_give_the_same(served: Served, size: int) -> None:
     audio = SILENCE[:9600] + PCM + SILENCE + pcm16(SINGLE[1].samples())
-    frames = [audio[start : start + size] for start in range(0, len(audio), size)]
-    messages = await converse(served.ws + "/ws", *frames)
+    messages = await converse(served.ws + "/ws", *in_frames(audio, size))
     assert texts(messages) == [SINGLE[0].text, SINGLE[1].text]
     assert_promises_kept(messages)
     await served.settled()
