@@ -44,7 +44,8 @@ from parakeet_stt.bench.pipecat import hear
 from parakeet_stt.bench.recordings import normalised, read_turns
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.pipecat.player import Player
-from parakeet_stt.pipecat.service import PARAKEET_TTFS_P99, STALL_SECONDS
+from parakeet_stt.pipecat.service import STALL_SECONDS
+from parakeet_stt.settings import PARAKEET_TTFS_P99
 from tests.support.pipelines import Listener, drive
 from tests.support.recordings import CLEAR, ROOT
 from tests.support.services import START, STOP, Settings, audio, finals, run, service, spoken
@@ -234,10 +235,22 @@ async def test_time_to_the_final_and_usage_are_reported_before_the_final(
     assert usage.value.audio_seconds == pytest.approx(len(CLEAR[0].samples()) / 16_000, abs=0.1)
 
 
-async def test_the_measured_latency_is_announced() -> None:
-    out = await run(service(), [], ignore_start=False)
+@pytest.mark.parametrize(
+    ("variable", "arguments", "announced"),
+    [
+        ("", {}, PARAKEET_TTFS_P99),
+        ("0.5", {}, 0.5),
+        ("0.5", {"ttfs_p99_latency": 0.2}, 0.2),
+    ],
+)
+async def test_the_measured_latency_is_announced(
+    monkeypatch: pytest.MonkeyPatch, variable: str, arguments: dict[str, Any], announced: float
+) -> None:
+    monkeypatch.setenv("PARAKEET_TTFS_P99", variable)
+    stt = ParakeetSTTService(settings=Settings(model="tiny", backend="onnx"), **arguments)
+    out = await run(stt, [], ignore_start=False)
     (metadata,) = [frame for frame in out if isinstance(frame, STTMetadataFrame)]
-    assert metadata.ttfs_p99_latency == PARAKEET_TTFS_P99
+    assert metadata.ttfs_p99_latency == announced
 
 
 async def test_finals_of_low_confidence_are_dropped() -> None:

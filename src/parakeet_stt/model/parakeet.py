@@ -39,6 +39,7 @@ from parakeet_stt.settings import (
     Precision,
     Streaming,
     load_settings,
+    warn_of_local_attention,
 )
 from parakeet_stt.transcript import Transcript
 
@@ -237,6 +238,7 @@ def load_model(
         files = hub.find_model(settings.model, chosen_backend, gpu, settings.cache_dir)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({missing})" if missing else str(error)) from error
+    warn_of_local_attention(settings, files.backend)
     with _loading:
         if settings.device == "gpu" and files.backend == "mlx" and not gpu:
             raise ConfigurationError(
