@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
+from parakeet_stt.engine.engine import Engine
+from parakeet_stt.engine.events import Failed, Final
 from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS, Session, SessionState
 
 STALL_SECONDS = 1.0
 """Seconds by which the next frame of audio may be late in the midst of speech before the segment
 is flushed."""
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """Settings that a segment keeps from its start to its final, which may come late.
+
+    Attributes:
+        min_confidence: A final of lower confidence is dropped.
+        language: Language of the frames; None for the model's.
+        engine: The engine whose model transcribes the segment.
+    """
+
+    min_confidence: float
+    language: str | None
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class Flush:
+    """The tag of a flush.
+
+    Attributes:
+        settings: Those of the segment that it ended.
+        reason: Why the segment ended, if the service asked for it with a reason.
+    """
+
+    settings: SegmentSettings
+    reason: Any = None
 
 
 class SegmentControl:
@@ -20,16 +51,33 @@ class SegmentControl:
 
     Args:
         session: The session. It must be open, except in :meth:`abort`.
+        settings: Settings of its next segments.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, settings: SegmentSettings) -> None:
         self.session = session
+        self._next = settings
+        self._started: SegmentSettings | None = None  # Settings of the open segment.
         self._stall: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the session is open."""
         return self.session.state is not SessionState.CLOSED
+
+    @property
+    def settings(self) -> SegmentSettings:
+        """Settings of the open segment, or of the next one if none is open."""
+        return self._started or self._next
+
+    def settings_of(self, event: Final | Failed) -> SegmentSettings:
+        """Settings of the segment that an event ends."""
+        # The session's own flush, when it finishes, has no tag.
+        return event.tag.settings if isinstance(event.tag, Flush) else self.settings
+
+    def configure(self, settings: SegmentSettings) -> None:
+        """Change the settings from the next segment on."""
+        self._next = settings
 
     def start(self, lookback: float | None = None, judged: float = 0.0) -> None:
         """Start a segment unless one is open.
@@ -40,24 +88,26 @@ class SegmentControl:
             judged: Seconds of audio, since the session opened, that the VAD has judged before.
         """
         self.session.start_segment(lookback, judged)
+        self._started = self.settings
 
     def flush(
-        self, tag: Any = None, stop_seconds: float | None = None, judged: float = 0.0
+        self, reason: Any = None, stop_seconds: float | None = None, judged: float = 0.0
     ) -> None:
         """End the segment; its final comes as an event. Without a segment, the final is empty.
 
         Args:
-            tag: Passed on to the event.
+            reason: Passed on to the event, whose tag is a :class:`Flush`.
             stop_seconds: Seconds of silence after which the VAD reports the end of speech; None
                 (default) if it was not the VAD that asked for the flush.
             judged: Seconds of audio, since the session opened, that the VAD has judged before.
         """
         self._cancel_stall()
+        tag, self._started = Flush(self.settings, reason), None
         self.session.flush(tag, stop_seconds=stop_seconds, judged=judged)
 
-    def discard(self, tag: Any = None) -> None:
+    def discard(self, reason: Any = None) -> None:
         """End the segment, and use none of the audio received so far for another."""
-        self.flush(tag)
+        self.flush(reason)
         self.session.discard()
 
     def expect_audio(self, seconds: float) -> None:

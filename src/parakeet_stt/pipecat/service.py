@@ -27,7 +27,13 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.processors.frame_processor import FrameCallback, FrameDirection, FrameProcessorSetup
+from pipecat.pipeline.service_switcher import ServiceSwitcherStrategy
+from pipecat.processors.frame_processor import (
+    FrameCallback,
+    FrameDirection,
+    FrameProcessor,
+    FrameProcessorSetup,
+)
 from pipecat.services.stt_service import STTService
 from pipecat.transcriptions.language import Language
 from pipecat.utils.errors import ErrorCategory
@@ -38,7 +44,7 @@ from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
 from parakeet_stt.engine.options import SessionOptions
-from parakeet_stt.engine.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS, Session
+from parakeet_stt.engine.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS
 from parakeet_stt.errors import (
     AudioError,
     BacklogError,
@@ -51,19 +57,20 @@ from parakeet_stt.errors import (
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.pipecat.audio_input import AudioInput
 from parakeet_stt.pipecat.results import final_frame, interim_frame
-from parakeet_stt.pipecat.segments import SegmentControl, Speakers
+from parakeet_stt.pipecat.segments import Flush, SegmentControl, SegmentSettings, Speakers
 from parakeet_stt.pipecat.settings import (
     FIELDS,
     MODEL_FIELDS,
     ParakeetSTTSettings,
     as_language,
     check_arguments,
+    names_given,
     validated,
 )
 from parakeet_stt.pipecat.switching import SwitchedFrom, SwitchedTo, switcher_of
 from parakeet_stt.pipecat.vad_presence import VAD_EXPECTED_SECONDS, VADPresence
 from parakeet_stt.pipecat.vad_progress import VADProgress
-from parakeet_stt.settings import load_settings
+from parakeet_stt.settings import load_settings, warn_of_local_attention
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 SETUP_SECONDS = 10.0
@@ -125,10 +132,12 @@ class ParakeetSTTService(STTService):
         complete = self.Settings(language=None, **{name: getattr(values, name) for name in FIELDS})
         if engine is not None:
             complete.model = engine.source
+        given = values.model_fields_set | {"model"}
         if settings is not None:
             complete.apply_update(settings)
+            given |= names_given(settings)
         complete.language = as_language(complete.language)
-        self._values = validated(complete)
+        self._values = validated(complete, given)
         if ttfs_p99_latency is None:
             ttfs_p99_latency = self._values.ttfs_p99
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
@@ -143,7 +152,9 @@ class ParakeetSTTService(STTService):
         self._refused_seconds = 0.0
         self._vad_presence = VADPresence()
         self._vad_progress = VADProgress()
+        self._selected = False  # Whether a ServiceSwitcher, if there is one, has selected this one.
         self._last_interim = ""
+        self._dropped = 0  # Finals whose confidence was too low.
         self._failures = 0
 
     def can_generate_metrics(self) -> bool:
@@ -158,8 +169,12 @@ class ParakeetSTTService(STTService):
         """
         await super().setup(setup)
         session = self._engine.open(SessionOptions.from_settings(self._values))
-        self._segments = SegmentControl(session)
-        self._receiver = self.create_task(self._receive(session), "parakeet_events")
+        self._segments = SegmentControl(session, self._segment_settings())
+        self._receiver = self.create_task(self._receive(self._segments), "parakeet_events")
+        switcher = switcher_of(self, self.pipeline_worker.pipeline)
+        if switcher is not None:
+            self._selected = switcher.strategy.active_service is self
+            switcher.strategy.add_event_handler("on_service_switched", self._note_switch)
         self._loading = self.create_task(self._load(), "parakeet_load")
         _, late = await asyncio.wait([self._loading], timeout=SETUP_SECONDS)
         if late:
@@ -208,6 +223,9 @@ class ParakeetSTTService(STTService):
         await self._cancel_loading()
         if self._segments is not None:
             self._segments.abort()
+        if self._dropped > 1:
+            logger.warning(f"{self}: {self._dropped} finals of low confidence were dropped")
+        self._dropped = 0
         if self._receiver is not None:
             await self.cancel_task(self._receiver)
             self._receiver = None
@@ -225,22 +243,41 @@ class ParakeetSTTService(STTService):
     ) -> None:
         """Queue a frame.
 
-        A frame that shows that a ServiceSwitcher has switched to this service makes the services
-        that it may have switched from end their segments; this one waits for their finals.
+        If it shows that a ServiceSwitcher has switched to this service, the service takes over from
+        the one before. Selecting it again does nothing.
         """
-        if isinstance(frame, ServiceSwitcherRequestMetadataFrame) and frame.service is self:
-            ends: list[SwitchedFrom] = []
-            speaking = False
-            for other in self._alternatives():
-                if other._receiver is not None:
-                    end = SwitchedFrom(other._receiver)
-                    speaking = speaking or other._user_speaking
-                    await other.queue_frame(end)
-                    if other._engine.model is not None:  # Nobody waits for a download.
-                        ends.append(end)
-            # The request itself is no system frame: the audio behind it overtakes it.
-            await super().queue_frame(SwitchedTo(ends, speaking))
+        match frame:
+            case ServiceSwitcherRequestMetadataFrame(service=service) if service is self:
+                if not self._selected:
+                    # The request itself is no system frame: the audio behind it overtakes it.
+                    await super().queue_frame(await self._take_over())
         await super().queue_frame(frame, direction, callback)
+
+    async def _take_over(self) -> SwitchedTo:
+        """Make the services that a switcher may have switched from end their segments.
+
+        Returns:
+            The frame that makes this service wait for their finals.
+        """
+        ends: list[SwitchedFrom] = []
+        speaking = False
+        switcher = switcher_of(self, self.pipeline_worker.pipeline)
+        for other in switcher.services if switcher is not None else []:
+            if not isinstance(other, ParakeetSTTService) or other is self:
+                continue
+            other._selected = False
+            if other._receiver is not None:
+                end = SwitchedFrom(other._receiver)
+                speaking = speaking or other._user_speaking
+                await other.queue_frame(end)
+                if other._engine.model is not None:  # Nobody waits for a download.
+                    ends.append(end)
+        self._selected = True
+        return SwitchedTo(ends, speaking)
+
+    async def _note_switch(self, strategy: ServiceSwitcherStrategy, _: FrameProcessor) -> None:
+        """Note a switch to a service of another class, which does not notify this one."""
+        self._selected = strategy.active_service is self
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Process a frame.
@@ -306,7 +343,7 @@ class ParakeetSTTService(STTService):
                 )
                 self._refusal, self._refused_seconds = None, 0.0
 
-    def _discard_audio(self, tag: SwitchedFrom | SwitchedTo | None = None) -> None:
+    def _discard_audio(self, reason: SwitchedFrom | SwitchedTo | None = None) -> None:
         """End the segment; audio that was received so far is not used for another."""
         segments = self._open
         if segments is None:
@@ -315,13 +352,7 @@ class ParakeetSTTService(STTService):
             segments.session.send(self._audio.flush())
         finally:
             self._audio.reset()
-            segments.discard(tag)
-
-    def _alternatives(self) -> list[ParakeetSTTService]:
-        """Return the other services of this class in the same ServiceSwitcher."""
-        switcher = switcher_of(self, self.pipeline_worker.pipeline)
-        services = switcher.services if switcher is not None else []
-        return [s for s in services if isinstance(s, ParakeetSTTService) and s is not self]
+            segments.discard(reason)
 
     def _record_stt_audio_usage(self, audio: bytes | bytearray) -> None:
         """Count audio in its own format; Pipecat's method assumes the pipeline's rate, and mono."""
@@ -363,7 +394,7 @@ class ParakeetSTTService(STTService):
         try:
             wanted.apply_update(delta)
             wanted.language = as_language(wanted.language)
-            values = validated(wanted)
+            values = validated(wanted, self._values.model_fields_set | names_given(delta))
             engine = self._engine
             if any(getattr(values, n) != getattr(self._values, n) for n in MODEL_FIELDS):
                 engine = Engine.from_settings(values)
@@ -384,12 +415,20 @@ class ParakeetSTTService(STTService):
         self._values, self._engine = values, engine
         if self._open is not None:
             self._open.session.configure(SessionOptions.from_settings(values), engine)
+            self._open.configure(self._segment_settings())
         if engine.model is not None:
             await self._cancel_loading()  # The old model's, if it is still on its way.
             await self._model_ready()
         if changed.keys() & {"model", "language"}:
             self._check_language()
+        if changed.keys() & {*MODEL_FIELDS, "attention_mode"}:
+            self._check_attention()
         return changed
+
+    def _segment_settings(self) -> SegmentSettings:
+        """Return the settings of segments that start now."""
+        language = self._settings.language or None
+        return SegmentSettings(self._values.min_confidence, language, self._engine)
 
     def _classify_error(self, exception: Exception) -> ErrorCategory | None:
         if isinstance(exception, ModelNotFoundError | ModelFormatError | ConfigurationError):
@@ -414,6 +453,7 @@ class ParakeetSTTService(STTService):
         else:
             await self._model_ready()
             self._check_language()
+            self._check_attention()
 
     async def _model_ready(self) -> None:
         """Announce that the engine's model is loaded, once for each engine."""
@@ -432,61 +472,79 @@ class ParakeetSTTService(STTService):
                 f"transcribes {', '.join(known)} only"
             )
 
+    def _check_attention(self) -> None:
+        """Warn if local attention was asked for and the encoder does not have it."""
+        if self._engine.model is not None:
+            warn_of_local_attention(self._values, self._engine.model.encoder.name)
+
     async def _cancel_loading(self) -> None:
         if self._loading is not None:
             await self.cancel_task(self._loading)
             self._loading = None
 
-    async def _receive(self, session: Session) -> None:
+    async def _receive(self, segments: SegmentControl) -> None:
         """Turn the session's events into frames, until it is closed."""
         speaker = ""  # Of the open segment.
         speakers: dict[int, str] = {}  # Of segments that have ended, by their numbers.
-        async for event in session:
+        async for event in segments.session:
             match event:
                 case SpeechStarted():
                     speaker = self._speakers.at(event.at)
                 case Hypothesis():
-                    await self._push_interim(event, speaker)
+                    await self._push_interim(event, speaker, segments.settings)
                 case SegmentEnded():
                     speakers[event.segment] = speaker
                 case Final():
                     self._failures = 0
-                    await self._push_final(event.transcript, speakers.pop(event.segment))
+                    settings = segments.settings_of(event)
+                    await self._push_final(event.transcript, speakers.pop(event.segment), settings)
                 case Failed():
                     speakers.pop(event.segment, None)
                     await self._push_failure(event.error)
-            if isinstance(event, Final | Failed):
-                match event.tag:
-                    case SwitchedFrom():
-                        event.tag.finished.set()
-                    case SwitchedTo():
-                        await event.tag.wait()
+            if isinstance(event, Final | Failed) and isinstance(event.tag, Flush):
+                match event.tag.reason:
+                    case SwitchedFrom() as end:
+                        end.finished.set()
+                    case SwitchedTo() as switch:
+                        await switch.wait()
 
-    async def _push_interim(self, hypothesis: Hypothesis, user_id: str) -> None:
+    async def _push_interim(
+        self, hypothesis: Hypothesis, user_id: str, settings: SegmentSettings
+    ) -> None:
         if not hypothesis.text or hypothesis.text == self._last_interim:
             return
         self._last_interim = hypothesis.text
-        language = self._language(None)
+        language = _language(None, settings)
         await self.push_frame(interim_frame(hypothesis, user_id, language))
         await self._handle_transcription(hypothesis.text, False, language)
 
-    async def _push_final(self, transcript: Transcript, user_id: str) -> None:
+    async def _push_final(
+        self, transcript: Transcript, user_id: str, settings: SegmentSettings
+    ) -> None:
         self._last_interim = ""
         text = transcript.text
-        if text and transcript.confidence < self._values.min_confidence:
-            logger.debug(
-                f"{self}: dropped {text!r}, whose confidence {transcript.confidence:.2f} is below "
-                f"{self._values.min_confidence}"
-            )
+        if text and transcript.confidence < settings.min_confidence:
+            self._drop(transcript, settings.min_confidence)
             text = ""
         if not text:
             # Nothing was said, so there is no time from speech to final either.
             await self._reset_stt_ttfb_state()  # type: ignore[no-untyped-call]
             return
-        language = self._language(transcript)
+        language = _language(transcript, settings)
         await self.emit_stt_usage_metrics()  # type: ignore[no-untyped-call]
         await self.push_frame(final_frame(transcript, user_id, language))
         await self._handle_transcription(text, True, language)
+
+    def _drop(self, transcript: Transcript, min_confidence: float) -> None:
+        """Log and count a final whose confidence is too low."""
+        self._dropped += 1
+        if self._dropped == 1:
+            logger.warning(
+                f"{self}: dropped a final whose confidence {transcript.confidence:.2f} is below "
+                f"PARAKEET_MIN_CONFIDENCE={min_confidence}, so that its turn has no text; 0 drops "
+                f"none. Further ones are counted."
+            )
+        logger.debug(f"{self}: dropped {transcript.text!r}")
 
     async def _push_failure(self, error: BaseException) -> None:
         self._last_interim = ""
@@ -503,15 +561,16 @@ class ParakeetSTTService(STTService):
     ) -> None:
         """Do nothing but be traced: Pipecat's tracing wraps this method."""
 
-    def _language(self, transcript: Transcript | None) -> Language | None:
-        """Return the language of the settings, otherwise the model's."""
-        code = self._settings.language or (transcript.language if transcript else None)
-        if not code and self._engine.model is not None:
-            code = self._engine.model.language
-        try:
-            return Language(str(code)) if code else None
-        except ValueError:
-            return None
+
+def _language(transcript: Transcript | None, settings: SegmentSettings) -> Language | None:
+    """Return the language of a segment's settings, otherwise the transcript's or the model's."""
+    code = settings.language or (transcript.language if transcript else None)
+    if not code and settings.engine.model is not None:
+        code = settings.engine.model.language
+    try:
+        return Language(str(code)) if code else None
+    except ValueError:
+        return None
 
 
 ParakeetMLXSTTService = ParakeetSTTService

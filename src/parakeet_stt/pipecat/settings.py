@@ -72,8 +72,17 @@ class ParakeetSTTSettings(STTSettings):
     preroll_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
 
 
-def validated(settings: ParakeetSTTSettings) -> ParakeetSettings:
+def names_given(settings: ParakeetSTTSettings) -> set[str]:
+    """Return the names of the settings that are given and have an environment variable."""
+    return {name for name in FIELDS if is_given(getattr(settings, name))}
+
+
+def validated(settings: ParakeetSTTSettings, given: Collection[str]) -> ParakeetSettings:
     """Check settings as those of the environment are checked.
+
+    Args:
+        settings: Complete settings.
+        given: Names of those that are not defaults, but were given in the environment or in code.
 
     Raises:
         ConfigurationError: A value cannot be used.
@@ -82,7 +91,7 @@ def validated(settings: ParakeetSTTSettings) -> ParakeetSettings:
         raise ConfigurationError(
             f"no such setting: {', '.join(settings.extra)}; expected {', '.join(_ALL_FIELDS)}"
         )
-    return load_settings(**{name: getattr(settings, name) for name in FIELDS})
+    return load_settings(**{name: getattr(settings, name) for name in FIELDS if name in given})
 
 
 def as_language(code: Any) -> Language | None:
