@@ -15,12 +15,14 @@ from parakeet_stt.model import blas
 if TYPE_CHECKING:
     from parakeet_stt.engine.engine import Engine
     from parakeet_stt.engine.events import Final
+    from parakeet_stt.engine.options import SessionOptions
     from parakeet_stt.engine.session import Session
+    from parakeet_stt.engine.vad import Endpointing
     from parakeet_stt.errors import ParakeetError
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
     from parakeet_stt.model.loading import load_model
     from parakeet_stt.model.model import Model
-    from parakeet_stt.model.stream import Stream
+    from parakeet_stt.model.stream import Stream, StreamOptions
     from parakeet_stt.pipecat.service import ParakeetMLXSTTService, ParakeetSTTService
     from parakeet_stt.transcript import Hypothesis, Sentence, Token, Transcript, Word
 
@@ -33,6 +35,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
+    "Endpointing": "engine.vad",
     "Engine": "engine.engine",
     "Final": "engine.events",
     "Hypothesis": "transcript",
@@ -43,7 +46,9 @@ _HOMES = {
     "ParakeetSTTService": "pipecat.service",
     "Sentence": "transcript",
     "Session": "engine.session",
+    "SessionOptions": "engine.options",
     "Stream": "model.stream",
+    "StreamOptions": "model.stream",
     "Token": "transcript",
     "Transcript": "transcript",
     "Word": "transcript",
@@ -52,6 +57,7 @@ _HOMES = {
 
 __all__ = [
     "MLX_GLOBAL_LOCK",
+    "Endpointing",
     "Engine",
     "Final",
     "Hypothesis",
@@ -61,7 +67,9 @@ __all__ = [
     "ParakeetSTTService",
     "Sentence",
     "Session",
+    "SessionOptions",
     "Stream",
+    "StreamOptions",
     "Token",
     "Transcript",
     "Word",
