@@ -19,7 +19,7 @@ from parakeet_stt.errors import ConfigurationError
 Backend = Literal["auto", "mlx", "onnx"]
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "gpu", "cpu"]
-Attention = Literal["local", "full"]
+Attention = Literal["auto", "local", "full"]
 Streaming = Literal["windowed", "upstream"]
 ContextSize = tuple[int, int]
 
@@ -68,9 +68,10 @@ class ParakeetSettings(BaseSettings):
         "history is kept in the window, and how old text has to be before it is committed.",
     )
     attention_mode: Attention = Field(
-        "local",
-        description="Attention of the MLX encoder: `local` sees `context_size` frames to either "
-        "side, `full` the whole window. The ONNX encoder knows `full` only.",
+        "auto",
+        description="Attention of the encoder: `local` covers `context_size` frames on either "
+        "side, `full` the whole window, `auto` is `local` if the encoder supports it. ONNX exports "
+        "support `full` only.",
     )
     streaming: Streaming = Field(
         "windowed",

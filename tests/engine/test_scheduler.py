@@ -39,6 +39,7 @@ class Watched:
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self.batches: list[list[int]] = []
         self._encoder = encoder
 

@@ -100,7 +100,7 @@ class ParakeetMLXSTTSettings(STTSettings):
         precision: ``auto``, ``bf16`` or ``fp32``.
         device: ``auto``, ``gpu`` or ``cpu``.
         context_size: Left and right context in encoder frames of 80 ms.
-        attention_mode: ``local`` or ``full``.
+        attention_mode: ``auto``, ``local`` or ``full``.
         streaming: ``windowed`` or ``upstream``.
         boost: Phrases to expect, with weights, or as ``PARAKEET_BOOST`` has them.
         chunk_ms: Shortest time between interims, milliseconds of audio.

@@ -38,6 +38,7 @@ class OnnxEncoder:
 
     name = "onnx"
     precision = "fp32"
+    has_local_attention = False
 
     def __init__(self, path: Path, features: int, device: Device = "auto") -> None:
         self._session = OnnxSession(path, {"audio_signal", "length"}, device)
