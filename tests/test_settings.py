@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from loguru import logger
 
-from parakeet_stt import load_model
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.settings import ServerSettings
 from parakeet_stt.settings import (
@@ -22,7 +18,6 @@ from parakeet_stt.settings import (
     ParakeetSettings,
     load_settings,
     variable_name,
-    warn_of_local_attention,
 )
 from scripts.settings_tables import DOCUMENTS, SERVER_FIELDS, env_example, table
 from tests.support.recordings import ROOT
@@ -43,7 +38,7 @@ def test_the_ancestors_variables_have_the_ancestors_defaults() -> None:
     settings = load_settings()
     assert settings.model == "mlx-community/parakeet-tdt-0.6b-v2"
     assert settings.context_size == (256, 256)
-    assert settings.attention_mode == "local"
+    assert settings.attention_mode == "auto"  # `local`, if the encoder supports it.
     assert settings.chunk_ms == 100
     assert settings.emit_partial is True
     assert settings.min_confidence == 0.1
@@ -250,23 +245,3 @@ def test_values_are_read_as_people_write_them(
 
 def test_one_number_of_context_counts_for_both_sides() -> None:
     assert load_settings(context_size=128).context_size == (128, 128)
-
-
-def test_local_attention_that_is_only_the_default_is_no_warning(log: list[str]) -> None:
-    load_model("tiny", backend="onnx")
-    warn_of_local_attention(load_settings(), "onnx")
-    assert not log
-
-
-def test_local_attention_that_was_asked_for_is_one_warning_on_the_onnx_encoder() -> None:
-    """In a process of its own, because it is logged once in each."""
-    program = "from parakeet_stt import load_model\n" + "load_model('tiny', backend='onnx')\n" * 2
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PARAKEET_ATTENTION_MODE": "local"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (line,) = [line for line in done.stderr.splitlines() if "WARNING" in line]
-    assert "PARAKEET_ATTENTION_MODE='local' has no effect" in line

@@ -71,17 +71,6 @@ async def test_a_late_final_is_judged_by_the_settings_of_its_segment() -> None:
     assert final.language == Language.EN_GB
 
 
-async def test_local_attention_that_a_service_asks_for_is_one_warning_on_the_onnx_encoder(
-    warnings: list[str],
-) -> None:
-    await run(service(), [])
-    assert not [line for line in warnings if "ATTENTION" in line], "it is only the default"
-    await run(service(attention_mode="local"), [])
-    await run(service(attention_mode="local"), [])
-    (line,) = [line for line in warnings if "ATTENTION" in line]
-    assert "has no effect" in line
-
-
 async def test_dropped_finals_are_one_warning_and_then_counted(warnings: list[str]) -> None:
     assert not finals(await run(service(min_confidence=1.0), [*spoken(0), *spoken(1), *spoken(2)]))
     first, count = [line for line in warnings if "confidence" in line]

@@ -64,13 +64,12 @@ from parakeet_stt.pipecat.settings import (
     ParakeetSTTSettings,
     as_language,
     check_arguments,
-    names_given,
     validated,
 )
 from parakeet_stt.pipecat.switching import SwitchedFrom, SwitchedTo, switcher_of
 from parakeet_stt.pipecat.vad_presence import VAD_EXPECTED_SECONDS, VADPresence
 from parakeet_stt.pipecat.vad_progress import VADProgress
-from parakeet_stt.settings import load_settings, warn_of_local_attention
+from parakeet_stt.settings import load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 SETUP_SECONDS = 10.0
@@ -132,12 +131,10 @@ class ParakeetSTTService(STTService):
         complete = self.Settings(language=None, **{name: getattr(values, name) for name in FIELDS})
         if engine is not None:
             complete.model = engine.source
-        given = values.model_fields_set | {"model"}
         if settings is not None:
             complete.apply_update(settings)
-            given |= names_given(settings)
         complete.language = as_language(complete.language)
-        self._values = validated(complete, given)
+        self._values = validated(complete)
         if ttfs_p99_latency is None:
             ttfs_p99_latency = self._values.ttfs_p99
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
@@ -394,7 +391,7 @@ class ParakeetSTTService(STTService):
         try:
             wanted.apply_update(delta)
             wanted.language = as_language(wanted.language)
-            values = validated(wanted, self._values.model_fields_set | names_given(delta))
+            values = validated(wanted)
             engine = self._engine
             if any(getattr(values, n) != getattr(self._values, n) for n in MODEL_FIELDS):
                 engine = Engine.from_settings(values)
@@ -421,8 +418,6 @@ class ParakeetSTTService(STTService):
             await self._model_ready()
         if changed.keys() & {"model", "language"}:
             self._check_language()
-        if changed.keys() & {*MODEL_FIELDS, "attention_mode"}:
-            self._check_attention()
         return changed
 
     def _segment_settings(self) -> SegmentSettings:
@@ -453,7 +448,6 @@ class ParakeetSTTService(STTService):
         else:
             await self._model_ready()
             self._check_language()
-            self._check_attention()
 
     async def _model_ready(self) -> None:
         """Announce that the engine's model is loaded, once for each engine."""
@@ -471,11 +465,6 @@ class ParakeetSTTService(STTService):
                 f"{self}: the language is set to {str(language)!r}, but {self._engine.source} "
                 f"transcribes {', '.join(known)} only"
             )
-
-    def _check_attention(self) -> None:
-        """Warn if local attention was asked for and the encoder does not have it."""
-        if self._engine.model is not None:
-            warn_of_local_attention(self._values, self._engine.model.encoder.name)
 
     async def _cancel_loading(self) -> None:
         if self._loading is not None:

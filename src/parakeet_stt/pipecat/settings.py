@@ -48,7 +48,7 @@ class ParakeetSTTSettings(STTSettings):
         precision: ``auto`` (default), ``bf16`` or ``fp32``.
         device: ``auto`` (default), ``gpu`` or ``cpu``.
         context_size: Left and right context in encoder frames of 80 ms. Default: (256, 256).
-        attention_mode: ``local`` (default) or ``full``.
+        attention_mode: ``auto`` (default), ``local`` or ``full``.
         streaming: ``windowed`` (default) or ``upstream``.
         boost: Phrases to expect with their weights, or the text of ``PARAKEET_BOOST``. Default:
             none.
@@ -72,17 +72,8 @@ class ParakeetSTTSettings(STTSettings):
     preroll_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
 
 
-def names_given(settings: ParakeetSTTSettings) -> set[str]:
-    """Return the names of the settings that are given and have an environment variable."""
-    return {name for name in FIELDS if is_given(getattr(settings, name))}
-
-
-def validated(settings: ParakeetSTTSettings, given: Collection[str]) -> ParakeetSettings:
-    """Check settings as those of the environment are checked.
-
-    Args:
-        settings: Complete settings.
-        given: Names of those that are not defaults, but were given in the environment or in code.
+def validated(settings: ParakeetSTTSettings) -> ParakeetSettings:
+    """Check complete settings as those of the environment are checked.
 
     Raises:
         ConfigurationError: A value cannot be used.
@@ -91,7 +82,7 @@ def validated(settings: ParakeetSTTSettings, given: Collection[str]) -> Parakeet
         raise ConfigurationError(
             f"no such setting: {', '.join(settings.extra)}; expected {', '.join(_ALL_FIELDS)}"
         )
-    return load_settings(**{name: getattr(settings, name) for name in FIELDS if name in given})
+    return load_settings(**{name: getattr(settings, name) for name in FIELDS})
 
 
 def as_language(code: Any) -> Language | None:
