@@ -245,3 +245,18 @@ def test_values_are_read_as_people_write_them(
 
 def test_one_number_of_context_counts_for_both_sides() -> None:
     assert load_settings(context_size=128).context_size == (128, 128)
+
+
+def test_a_fraction_of_a_frame_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="PARAKEET_CONTEXT_SIZE"):
+        load_settings(context_size=(1.5, 2))
+
+
+@pytest.mark.parametrize("value", ["many", "256,", "1,2,3", ""])
+def test_what_context_is_expected_is_in_the_message(value: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(context_size=value)
+    assert str(error.value) == (
+        f"PARAKEET_CONTEXT_SIZE={value!r}: expected left and right context in encoder frames of "
+        f"80 ms, such as 256,256, or one number for both"
+    )

@@ -159,17 +159,17 @@ class ParakeetSettings(BaseSettings):
     @field_validator("context_size", mode="before")
     @classmethod
     def _split_pair(cls, value: Any) -> Any:
-        sides = value
-        if isinstance(value, str):
-            sides = tuple(part.strip() for part in value.split(","))
-        elif isinstance(value, int):
-            sides = (value,)
-        if not isinstance(sides, tuple | list) or len(sides) not in (1, 2):
+        sides = str(value).split(",") if isinstance(value, str | int) else value
+        try:
+            numbers = [int(side) if isinstance(side, str) else side for side in sides]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) not in (1, 2):
             raise ValueError(
                 "expected left and right context in encoder frames of 80 ms, such as 256,256, or "
                 "one number for both"
             )
-        return (*sides, *sides)[:2]
+        return (numbers[0], numbers[-1])
 
     @field_validator("context_size")
     @classmethod
