@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from parakeet_stt import load_model
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.settings import ServerSettings
 from parakeet_stt.settings import (
@@ -19,7 +18,6 @@ from parakeet_stt.settings import (
     ParakeetSettings,
     load_settings,
     variable_name,
-    warn_of_local_attention,
 )
 from scripts.settings_tables import DOCUMENTS, SERVER_FIELDS, env_example, table
 from tests.support.recordings import ROOT
@@ -40,7 +38,7 @@ def test_the_ancestors_variables_have_the_ancestors_defaults() -> None:
     settings = load_settings()
     assert settings.model == "mlx-community/parakeet-tdt-0.6b-v2"
     assert settings.context_size == (256, 256)
-    assert settings.attention_mode == "local"
+    assert settings.attention_mode == "auto"  # `local`, if the encoder supports it.
     assert settings.chunk_ms == 100
     assert settings.emit_partial is True
     assert settings.min_confidence == 0.1
@@ -249,14 +247,16 @@ def test_one_number_of_context_counts_for_both_sides() -> None:
     assert load_settings(context_size=128).context_size == (128, 128)
 
 
-def test_local_attention_that_was_asked_for_is_one_warning_on_the_onnx_encoder(
-    monkeypatch: pytest.MonkeyPatch, log: list[str]
-) -> None:
-    load_model("tiny", backend="onnx")
-    warn_of_local_attention(load_settings(), "onnx")
-    assert not log, "local attention is only the default"
-    monkeypatch.setenv("PARAKEET_ATTENTION_MODE", "local")
-    load_model("tiny", backend="onnx")
-    load_model("tiny", backend="onnx")
-    (line,) = log
-    assert "PARAKEET_ATTENTION_MODE='local' has no effect" in line
+def test_a_fraction_of_a_frame_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="PARAKEET_CONTEXT_SIZE"):
+        load_settings(context_size=(1.5, 2))
+
+
+@pytest.mark.parametrize("value", ["many", "256,", "1,2,3", ""])
+def test_what_context_is_expected_is_in_the_message(value: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(context_size=value)
+    assert str(error.value) == (
+        f"PARAKEET_CONTEXT_SIZE={value!r}: expected left and right context in encoder frames of "
+        f"80 ms, such as 256,256, or one number for both"
+    )

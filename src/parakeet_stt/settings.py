@@ -22,7 +22,7 @@ from parakeet_stt.errors import ConfigurationError
 Backend = Literal["auto", "mlx", "onnx"]
 Precision = Literal["auto", "bf16", "fp32"]
 Device = Literal["auto", "gpu", "cpu"]
-Attention = Literal["local", "full"]
+Attention = Literal["auto", "local", "full"]
 Streaming = Literal["windowed", "upstream"]
 ContextSize = tuple[int, int]
 
@@ -95,9 +95,10 @@ class ParakeetSettings(BaseSettings):
         "number counts for both sides; each is at least 1.",
     )
     attention_mode: Attention = Field(
-        "local",
-        description="Attention of the MLX encoder: `local` sees `context_size` frames to either "
-        "side, `full` the whole window. The ONNX encoder knows `full` only.",
+        "auto",
+        description="Attention of the encoder: `local` covers `context_size` frames on either "
+        "side, `full` the whole window, `auto` is `local` if the encoder supports it. ONNX exports "
+        "support `full` only.",
     )
     streaming: Streaming = Field(
         "windowed",
@@ -158,17 +159,17 @@ class ParakeetSettings(BaseSettings):
     @field_validator("context_size", mode="before")
     @classmethod
     def _split_pair(cls, value: Any) -> Any:
-        sides = value
-        if isinstance(value, str):
-            sides = tuple(part.strip() for part in value.split(","))
-        elif isinstance(value, int):
-            sides = (value,)
-        if not isinstance(sides, tuple | list) or len(sides) not in (1, 2):
+        sides = str(value).split(",") if isinstance(value, str | int) else value
+        try:
+            numbers = [int(side) if isinstance(side, str) else side for side in sides]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) not in (1, 2):
             raise ValueError(
                 "expected left and right context in encoder frames of 80 ms, such as 256,256, or "
                 "one number for both"
             )
-        return (*sides, *sides)[:2]
+        return (numbers[0], numbers[-1])
 
     @field_validator("context_size")
     @classmethod
@@ -294,41 +295,21 @@ def variable_name(field: str) -> str:
     return f"PARAKEET_{field.upper()}"
 
 
-def warn_of_local_attention(settings: ParakeetSettings, encoder: str) -> None:
-    """Warn, once, if ``attention_mode=local`` was asked for and the encoder has full attention.
-
-    Args:
-        settings: The settings; local attention that is only the default is no reason to warn.
-        encoder: Name of the encoder that was loaded, ``mlx`` or ``onnx``.
-    """
-    asked = "attention_mode" in settings.model_fields_set and settings.attention_mode == "local"
-    if asked and encoder == "onnx":
-        _warn_once(
-            "PARAKEET_ATTENTION_MODE='local' has no effect: the ONNX encoder attends to the whole "
-            "window (full attention)"
-        )
-
-
 def _warn_of_unknown_variables() -> None:
     """Warn of variables that look like ours and are not, once for each; empty ones are not set."""
     known = {variable_name(name) for name in ParakeetSettings.model_fields}
     known |= SERVER_VARIABLES | COMPOSE_VARIABLES
     for name, value in os.environ.items():
         prefix, _, suffix = name.upper().partition("_")
-        if prefix != "PARAKEET" or not value or name.upper() in known:
+        if prefix != "PARAKEET" or not value or name.upper() in known or name in _warned:
             continue
         if _SERVICE_LINK.search(name.upper()):
             continue
+        _warned.add(name)
         suffixes = [variable.removeprefix("PARAKEET_") for variable in sorted(known)]
         nearest = difflib.get_close_matches(suffix, suffixes, 1)
         advice = f"did you mean PARAKEET_{nearest[0]}?" if nearest else "see docs/configuration.md"
-        _warn_once(f"{name} is set, but there is no such setting, so it is ignored: {advice}")
+        logger.warning(f"{name} is set, but there is no such setting, so it is ignored: {advice}")
 
 
 _warned: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning(message)

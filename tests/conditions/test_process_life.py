@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from tests.support import onnx_files
 from tests.support.recordings import GOLDEN, RECORDINGS, ROOT
 

@@ -40,6 +40,7 @@ class HeldEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self._encoder = encoder
         self.called = threading.Event()
         self._released = threading.Event()

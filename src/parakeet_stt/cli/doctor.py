@@ -53,7 +53,7 @@ def examine() -> Iterator[Check]:
     """Look at everything, in the order in which it is needed."""
     yield Check("python", f"{platform.python_version()} on {platform.platform()}", True)
     yield Check("packages", ", ".join(_version(name) for name in _PACKAGES), True)
-    from parakeet_stt.model.parakeet import missing_mlx
+    from parakeet_stt.model.executors import missing_mlx
 
     problem = missing_mlx()
     yield _device(problem)
@@ -110,7 +110,7 @@ def _matrix_speed(environment: dict[str, str]) -> float:
 def _backends(backends: tuple[Backend, ...]) -> Iterator[Check]:
     """Transcribe the bundled recording on these encoders."""
     from parakeet_stt.audio import read_audio
-    from parakeet_stt.model.parakeet import load_model
+    from parakeet_stt.model.loading import load_model
 
     samples = read_audio(SELF_TEST)
     for backend in backends:
@@ -135,7 +135,7 @@ def _model() -> Check:
     """Load the configured model, unless it would have to be downloaded, and transcribe."""
     from parakeet_stt.audio import read_audio
     from parakeet_stt.model import hub
-    from parakeet_stt.model.parakeet import load_model
+    from parakeet_stt.model.loading import load_model
 
     try:
         settings = load_settings()

@@ -147,7 +147,7 @@ def _add_server_arguments(command: argparse.ArgumentParser) -> None:
 
 def _transcribe(arguments: argparse.Namespace) -> int:
     from parakeet_stt.audio import AudioFile
-    from parakeet_stt.model.parakeet import load_model
+    from parakeet_stt.model.loading import load_model
 
     settings = settings_of(arguments)
     for file in arguments.files:
@@ -223,7 +223,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from parakeet_stt.model.hub import BUNDLED, KNOWN, is_cached
+    from parakeet_stt.model.catalog import BUNDLED, KNOWN
+    from parakeet_stt.model.hub import is_cached
 
     cache = load_settings().cache_dir
     table = Table("name", "encoder", "here", box=None, pad_edge=False)
