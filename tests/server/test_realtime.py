@@ -481,7 +481,7 @@ async def test_keywords_are_phrases_to_expect(served: Served) -> None:
         await connection.input_audio_buffer.commit()
         await until_completed(connection)
         (session,) = served.server.engine.sessions
-        assert dict(session._options.boost) == {"Ada": 3.0}
+        assert dict(session._options.stream.boost) == {"Ada": 3.0}
 
 
 async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
