@@ -33,7 +33,7 @@ from parakeet_stt import Model, ParakeetSTTService, load_model
 from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder, AudioFile, read_audio
 from parakeet_stt.errors import AudioError
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served
+from tests.support.serving import PATIENCE, Served
 
 QUESTION, WEATHER = RECORDINGS[1], RECORDINGS[3]
 SPEECH = QUESTION.samples()[:-1]  # An even number.
@@ -63,7 +63,7 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 async def post(served: Served, data: bytes, name: str = "it") -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=served.http, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=served.http, timeout=PATIENCE) as client:
         return await client.post("/transcribe", files={"file": (name, data)})
 
 
@@ -398,7 +398,7 @@ async def test_a_stream_in_opposite_phase_is_transcribed_in_a_pipeline() -> None
             *frames[20:],
             VADUserStoppedSpeakingFrame(stop_secs=0.2),
         ],
-        start_timeout=30,
+        start_timeout=PATIENCE,
     )
     assert [f.text for f in down if isinstance(f, TranscriptionFrame)] == [QUESTION.text]
 

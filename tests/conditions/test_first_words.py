@@ -42,6 +42,7 @@ from parakeet_stt.model import device
 from parakeet_stt.pipecat.player import Player
 from parakeet_stt.pipecat.vad_progress import VAD_DELAY_SECONDS
 from tests.support.recordings import CLEAR
+from tests.support.serving import PATIENCE
 
 SECONDS = 16_000
 SILENCE = np.zeros(SECONDS, np.float32)
@@ -113,7 +114,7 @@ class Line(FrameProcessor):
         await self.push_frame(frame, direction)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
