@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 from loguru import logger
 
 from parakeet_stt.errors import ConfigurationError
@@ -116,6 +117,15 @@ def test_env_example_is_written_from_the_settings() -> None:
     assert (
         set(re.findall(r"^# (PARAKEET_\w+)=", text, re.MULTILINE)) == VARIABLES | COMPOSE_VARIABLES
     )
+
+
+def test_a_value_in_quotes_in_an_env_file_is_read_without_them(tmp_path: Path) -> None:
+    """As .env.example recommends for spaces; examples/bot_v2.py reads the file so."""
+    example = re.search(r'PARAKEET_BOOST="(.+)"', env_example())
+    assert example is not None
+    (tmp_path / ".env").write_text(f"{example[0]}\nPARAKEET_CHUNK_MS=50\n")
+    values = dotenv_values(tmp_path / ".env")
+    assert values == {"PARAKEET_BOOST": example[1], "PARAKEET_CHUNK_MS": "50"}
 
 
 def test_env_example_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
