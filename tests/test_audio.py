@@ -18,7 +18,6 @@ from parakeet_stt.audio import (
     AudioFile,
     Resampler,
     as_samples,
-    pcm16,
     read_audio,
 )
 from parakeet_stt.errors import AudioError
@@ -55,10 +54,10 @@ def converted(data: bytes, channels: int) -> np.ndarray:
     return np.concatenate([decode(data), decode.flush()])
 
 
-@pytest.mark.parametrize(("data", "channels"), [(b"\0", 1), (b"\0\0", 2), (b"\0\0", 0)])
-def test_bytes_that_are_no_samples_are_refused(data: bytes, channels: int) -> None:
-    with pytest.raises(AudioError):
-        pcm16(data, channels)
+@pytest.mark.parametrize("channels", [0, 17])
+def test_numbers_of_channels_out_of_range_are_refused(channels: int) -> None:
+    with pytest.raises(AudioError, match=f"{channels} channels: expected 1 to 16"):
+        AudioDecoder("pcm16", 16_000, channels)
 
 
 def test_int16_samples_are_scaled() -> None:

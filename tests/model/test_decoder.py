@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parakeet_stt import load_model
+from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.decoder import GreedyTransducer, judge
 from parakeet_stt.model.frontend import log_mel, normalize
-from parakeet_stt.model.hub import BUNDLED
 from parakeet_stt.model.onnx.encoder import OnnxNetwork
 from tests.support.recordings import GOLDEN, RECORDINGS
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parakeet_stt.audio import pcm16
+from parakeet_stt.audio import as_samples
 from parakeet_stt.model.frontend import LogMelStream, log_mel, normalize
 from tests.support.recordings import GOLDEN
 
@@ -16,7 +16,7 @@ SIGNALS = sorted(name.split(".")[0] for name in ARRAYS.files if name.endswith(".
 
 
 def samples_of(signal: str) -> np.ndarray:
-    return pcm16(ARRAYS[f"{signal}.samples"].tobytes())
+    return as_samples(ARRAYS[f"{signal}.samples"])
 
 
 @pytest.mark.parametrize("bins", [80, 128])

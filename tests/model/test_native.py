@@ -239,10 +239,10 @@ async def test_mu_law_at_8_khz_is_heard(served: Served) -> None:
 
 def encode_mulaw(samples: np.ndarray[Any, Any]) -> bytes:
     """The nearest code of each sample, by ITU-T G.711's own table."""
-    from parakeet_stt.audio import _MULAW
+    from parakeet_stt.audio.raw import MULAW
 
-    order = np.argsort(_MULAW)
-    table = _MULAW[order]
+    order = np.argsort(MULAW)
+    table = MULAW[order]
     place = np.clip(np.searchsorted(table, samples), 1, len(table) - 1)
     nearer = place - (samples - table[place - 1] < table[place] - samples)
     return order[nearer].astype(np.uint8).tobytes()

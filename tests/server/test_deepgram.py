@@ -37,7 +37,8 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from websockets.asyncio.client import ClientConnection, connect
 
-from parakeet_stt.audio import _ALAW, _MULAW, Samples
+from parakeet_stt.audio import Samples
+from parakeet_stt.audio.raw import ALAW, MULAW
 from parakeet_stt.settings import DEFAULT_BOOST, MOST_BOOST
 from tests.support.pipelines import play
 from tests.support.recordings import RECORDINGS
@@ -447,7 +448,7 @@ async def test_encodings_rates_and_channels(
         case "linear32":
             data = interleaved.astype("<f4").tobytes()
         case _:
-            data = compand(interleaved, _MULAW if encoding == "mulaw" else _ALAW)
+            data = compand(interleaved, MULAW if encoding == "mulaw" else ALAW)
     query = f"encoding={encoding}&sample_rate={rate}&channels={channels}"
     async with listening(served, query) as ws:
         await ws.send(data)

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
 from parakeet_stt.audio import AudioDecoder, Samples
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import Served, serving
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.audio import Samples
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.model import Model
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import Served, offline, pcm16, serving
 

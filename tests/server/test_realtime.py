@@ -38,7 +38,8 @@ from pipecat.services.openai.stt import OpenAIRealtimeSTTService
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
-from parakeet_stt.audio import _ALAW, _MULAW, SAMPLE_RATE, Resampler, Samples
+from parakeet_stt.audio import SAMPLE_RATE, Resampler, Samples
+from parakeet_stt.audio.raw import ALAW, MULAW
 from parakeet_stt.model.stream import EncoderJob
 from parakeet_stt.transcript import Transcript
 from tests.model.test_native import encode_mulaw
@@ -304,7 +305,7 @@ async def test_many_commits_at_once_are_no_reason_to_end(served: Served) -> None
 
 def encode_alaw(samples: Samples) -> bytes:
     """The nearest code of each sample, by ITU-T G.711's own table."""
-    return bytes(int(np.abs(_ALAW - sample).argmin()) for sample in samples)
+    return bytes(int(np.abs(ALAW - sample).argmin()) for sample in samples)
 
 
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma", "g711_ulaw", "g711_alaw"])
@@ -325,7 +326,7 @@ async def test_telephone_audio_is_heard(served: Served, name: str) -> None:
         await ask(ws, "input_audio_buffer.append", audio=base64.b64encode(audio).decode())
         await ask(ws, "input_audio_buffer.commit")
         heard = (await until(ws, f"{TRANSCRIPTION}.completed"))[-1]["transcript"]
-    decoded = (_MULAW if mulaw else _ALAW)[np.frombuffer(audio, np.uint8)] * 32768
+    decoded = (MULAW if mulaw else ALAW)[np.frombuffer(audio, np.uint8)] * 32768
     assert heard == offline(decoded.astype("<i2").tobytes(), 8_000) != ""
 
 

@@ -23,7 +23,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.server.app import DIALECTS
 from parakeet_stt.server.settings import ALIASES, load_server_settings
 from tests.support.recordings import RECORDINGS

@@ -41,13 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         precision=arguments.precision,
     )
-    engine = Engine(
-        settings.model,
-        backend=settings.backend,
-        precision=settings.precision,
-        device=settings.device,
-        cache_dir=settings.cache_dir,
-    )
+    engine = Engine.from_settings(settings)
 
     async def load_and_play() -> None:
         console.err.print(f"loading {settings.model} ...", style="dim", markup=False)

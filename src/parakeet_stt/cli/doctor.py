@@ -26,8 +26,9 @@ from parakeet_stt.audio import ffmpeg, read_audio
 from parakeet_stt.cli import console
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.model import blas, hub
+from parakeet_stt.model.catalog import BUNDLED, known_model
 from parakeet_stt.model.download import Repository
-from parakeet_stt.model.parakeet import missing_mlx
+from parakeet_stt.model.executors import missing_mlx, mlx_has_gpu
 from parakeet_stt.server.settings import ALIASES, ServerSettings, load_server_settings
 from parakeet_stt.settings import Backend, ParakeetSettings, load_settings, variable_name
 
@@ -196,7 +197,7 @@ def _backends(backends: tuple[Backend, ...]) -> Iterator[_Check]:
     samples = read_audio(_SELF_TEST)
     for backend in backends:
         try:
-            model = load_model(hub.BUNDLED["tiny"], backend=backend)
+            model = load_model(BUNDLED["tiny"], backend=backend)
         except ParakeetError as error:
             yield _Check(f"{backend} test", str(error), False)
             continue
@@ -212,15 +213,11 @@ def _backends(backends: tuple[Backend, ...]) -> Iterator[_Check]:
         )
 
 
-def _find_model(settings: ParakeetSettings, backend: Backend) -> hub.ModelFiles | None:
-    gpu = backend != "onnx" and settings.device != "cpu" and _mlx_has_gpu()
-    return hub.cached_model(settings.model, backend, gpu, settings.cache_dir)
-
-
 def _model(settings: ParakeetSettings, backend: Backend) -> _Check:
     """Load the configured model and transcribe with it, if it is on this machine."""
     try:
-        found = _find_model(settings, backend)
+        gpu = backend != "onnx" and mlx_has_gpu(settings.device)
+        found = hub.cached_model(settings.model, backend, gpu, settings.cache_dir)
         if found is None:
             return _Check(
                 "model", f"{settings.model} is not downloaded yet; the first start does that", None
@@ -230,7 +227,7 @@ def _model(settings: ParakeetSettings, backend: Backend) -> _Check:
         started = time.perf_counter()
         text = model.transcribe(read_audio(_SELF_TEST)).text
         took = time.perf_counter() - started
-    except (ParakeetError, ImportError) as error:
+    except ParakeetError as error:
         return _Check("model", str(error), False)
     return _Check(
         "model",
@@ -240,27 +237,19 @@ def _model(settings: ParakeetSettings, backend: Backend) -> _Check:
     )
 
 
-def _mlx_has_gpu() -> bool:
-    try:
-        from parakeet_stt.model.mlx.encoder import has_gpu
-    except ImportError:
-        return False
-    return has_gpu()
-
-
 def _disk(settings: ParakeetSettings) -> _Check:
     """Compare the free space for downloads with the size of the configured model."""
     cache = Repository("", cache_dir=settings.cache_dir).cache.absolute()
     place = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free = shutil.disk_usage(place).free / 1e9
     finding = f"{free:.1f} GB free for models in {cache}"
-    known = hub.KNOWN.get(settings.model.rpartition("/")[2])
+    known = known_model(settings.model)
     cached = known is None or any(hub.is_cached(r, settings.cache_dir) for r in known.repositories)
     if known is not None and free < (known.download_gb or 0) and not cached:
         return _Check(
             "disk",
-            f"{finding}: {settings.model} needs {known.download_gb:g} GB. Set PARAKEET_CACHE_DIR to a folder "
-            f"on another disk",
+            f"{finding}: {settings.model} needs {known.download_gb:g} GB. Set PARAKEET_CACHE_DIR "
+            f"to a folder on another disk",
             False,
         )
     if not os.access(place, os.W_OK):

@@ -11,16 +11,15 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from parakeet_stt import Engine, Final, Hypothesis, Session
+from parakeet_stt import Endpointing, Engine, Final, Hypothesis, Session, SessionOptions
 from parakeet_stt.cli import console
 from parakeet_stt.cli.arguments import add_boost_argument, add_model_arguments, settings_of
 from parakeet_stt.cli.microphone import Microphone, Recording, Source
 from parakeet_stt.cli.screen import Screen
 from parakeet_stt.engine.events import Failed
-from parakeet_stt.engine.vad import Endpointing
-from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.settings import ParakeetSettings
 
 
@@ -48,27 +47,13 @@ async def _listen(settings: ParakeetSettings, source: Source) -> None:
     Raises:
         ParakeetError: The model cannot be loaded, or a segment cannot be transcribed.
     """
-    engine = Engine(
-        settings.model,
-        backend=settings.backend,
-        precision=settings.precision,
-        device=settings.device,
-        cache_dir=settings.cache_dir,
-    )
+    engine = Engine.from_settings(settings)
     console.err.print(f"loading {settings.model} ...", style="dim", markup=False)
     await engine.start()
-    options = StreamOptions(
-        settings.context_size, settings.attention_mode, settings.streaming, settings.boost
-    )
-    interval = settings.chunk_ms / 1000 if settings.emit_partial else None
+    options = replace(SessionOptions.from_settings(settings), endpointing=Endpointing())
     console.err.print("listening; Ctrl-C ends", style="dim")
     with Screen(console.out) as screen, _stopped_by_interrupt(source):
-        async with engine.open(
-            options,
-            interval=interval,
-            preroll=settings.preroll_ms / 1000,
-            endpointing=Endpointing(),
-        ) as session:
+        async with engine.open(options) as session:
             sending = asyncio.create_task(_send(source, session))
             async for event in session:
                 match event:

@@ -8,7 +8,8 @@ import shutil
 import sys
 
 from parakeet_stt.cli import console
-from parakeet_stt.model.hub import BUNDLED, KNOWN, KnownModel, is_cached
+from parakeet_stt.model.catalog import BUNDLED, KNOWN, KnownModel
+from parakeet_stt.model.hub import is_cached
 from parakeet_stt.settings import load_settings
 
 _ENGLISH = "parakeet-tdt-0.6b-v2"
