@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt.audio import (
@@ -28,7 +28,6 @@ def tone(rate: int, seconds: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000])
-@settings(max_examples=10, deadline=None)
 @given(sizes=st.lists(st.integers(1, 5_000), min_size=1, max_size=30))
 def test_resampling_in_pieces_is_resampling_at_once(rate: int, sizes: list[int]) -> None:
     samples, resampler, found, place = tone(rate), Resampler(rate), [], 0

@@ -223,7 +223,7 @@ def _model(settings: ParakeetSettings, backend: Backend) -> _Check:
                 "model", f"{settings.model} is not downloaded yet; the first start does that", None
             )
         # By its folder: nothing is downloaded then.
-        model = load_model(found.folder, backend=found.backend)
+        model = load_model(found.folder, backend=found.executor)
         started = time.perf_counter()
         text = model.transcribe(read_audio(_SELF_TEST)).text
         took = time.perf_counter() - started
@@ -231,7 +231,7 @@ def _model(settings: ParakeetSettings, backend: Backend) -> _Check:
         return _Check("model", str(error), False)
     return _Check(
         "model",
-        f"{settings.model}: transcribed {text!r} in {took * 1000:.0f} ms ({found.backend}, "
+        f"{settings.model}: transcribed {text!r} in {took * 1000:.0f} ms ({found.executor}, "
         f"{model.encoder.device}, {model.encoder.precision})",
         True,
     )

@@ -66,11 +66,6 @@ from parakeet_stt.pipecat.vad_progress import VADProgress
 from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
 
-PARAKEET_TTFS_P99 = 0.35
-"""Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
-0.2 s: 0.24 was measured with the bundled model on two CPU cores (docs/benchmarks.md), and a tenth
-is added for larger models. ``parakeet-stt bench pipecat`` prints your machine's."""
-
 SETUP_SECONDS = 10.0
 """Maximum time that :meth:`ParakeetSTTService.setup` waits for the model, in seconds. Pipecat
 cancels a pipeline whose setup takes 20 s. Loading continues after it, and audio is kept."""
@@ -183,8 +178,8 @@ class ParakeetSTTService(STTService):
         engine: An engine to share with other services; its own by default. (Services with the
             same model share the model in any case.)
         settings: Overrides of the environment.
-        ttfs_p99_latency: Seconds from the end of speech to the final that turn strategies reckon
-            with.
+        ttfs_p99_latency: Seconds from the end of speech to the final, at the 99th percentile,
+            that are announced to turn strategies. Default: ``PARAKEET_TTFS_P99`` (0.35).
         **kwargs: For :class:`pipecat.services.stt_service.STTService`.
 
     Event handlers:
@@ -210,7 +205,7 @@ class ParakeetSTTService(STTService):
         *,
         engine: Engine | None = None,
         settings: ParakeetMLXSTTSettings | None = None,
-        ttfs_p99_latency: float | None = PARAKEET_TTFS_P99,
+        ttfs_p99_latency: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize the service; arguments and errors as the class says."""
@@ -223,6 +218,8 @@ class ParakeetSTTService(STTService):
             complete.apply_update(settings)
         complete.language = _as_language(complete.language)
         self._values = _validated(complete)
+        if ttfs_p99_latency is None:
+            ttfs_p99_latency = self._values.ttfs_p99
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
         self._engine = engine or Engine.from_settings(self._values)
         self._session: Session | None = None
