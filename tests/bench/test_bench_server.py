@@ -502,6 +502,7 @@ COLUMNS_OF_002 = (
 )
 
 
+@pytest.mark.realtime
 def test_a_real_server_is_measured_level_by_level(served: Served, tmp_path: Path) -> None:
     table, report, plots = tmp_path / "new" / "table.csv", tmp_path / "figures.json", tmp_path
     done = parakeet(

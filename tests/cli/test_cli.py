@@ -117,6 +117,7 @@ def test_listening_to_a_recording_prints_its_finals() -> None:
     assert RECORDING.text in done.stdout
 
 
+@pytest.mark.realtime
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     report = tmp_path / "figures.json"
     plots = tmp_path / "plots"

@@ -184,6 +184,7 @@ class _Blocking(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
+@pytest.mark.realtime
 async def test_an_event_loop_blocked_as_speech_starts_loses_nothing(engine: Engine) -> None:
     said, line = CLEAR[1], Line()
     player = Player(said.samples())
@@ -222,6 +223,7 @@ async def test_a_late_vad_cuts_no_utterance(engine: Engine, late: float) -> None
     assert line.finals == [first.text, second.text]
 
 
+@pytest.mark.realtime
 async def test_a_voice_that_the_vad_ignored_some_time_ago_is_no_part_of_a_segment(
     engine: Engine,
 ) -> None:

@@ -357,6 +357,7 @@ async def test_a_client_gets_answers_to_its_pings_while_its_audio_is_held_back()
         assert "".join(map(final_text, messages)) == offline(LONG * 2)
 
 
+@pytest.mark.realtime
 async def test_the_keepalive_spares_clients_whose_pong_is_behind_audio_that_is_held_back() -> None:
     settings = {"max_backlog_seconds": 1, "max_unread_kb": 64}
     with serving_with(HeldEncoder, **settings) as (served, encoder):

@@ -31,7 +31,7 @@ from parakeet_stt.model.model import MAX_BATCH
 from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
 from parakeet_stt.model.windowed import MAX_WINDOW
 from tests.support.recordings import GOLDEN, RECORDINGS
-from tests.support.serving import PATIENCE
+from tests.support.serving import PATIENCE, eventually
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]
 LONG = max(RECORDINGS, key=lambda r: r.end)
@@ -691,15 +691,32 @@ async def test_audio_sent_before_the_model_is_loaded_is_heard() -> None:
     assert final.text == engine.model.transcribe(SINGLE[0].samples()).text
 
 
-async def test_mlx_waits_for_whoever_holds_the_global_lock() -> None:
-    engine = Engine("tiny", backend="mlx")
+class WatchedLock:
+    """The global lock, and whether inference has asked for it."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+
+    def __enter__(self) -> None:
+        self.wanted.set()
+        MLX_GLOBAL_LOCK.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        MLX_GLOBAL_LOCK.release()
+
+
+async def test_mlx_waits_for_whoever_holds_the_global_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, lock = Engine("tiny", backend="mlx"), WatchedLock()
     await engine.start()
     async with engine.open(SessionOptions(interval=None)) as session:
         session.send(SINGLE[0].samples())
         with MLX_GLOBAL_LOCK:
+            monkeypatch.setattr(device, "MLX_GLOBAL_LOCK", lock)
             final = session.flush()
-            done, _ = await asyncio.wait([final], timeout=0.3)
-            assert not done
+            await eventually(lock.wanted.is_set)
+            assert not final.done()
         assert (await final).text
 
 
@@ -722,7 +739,7 @@ from parakeet_stt import load_model
 from parakeet_stt.model import device
 
 model, begun = load_model("tiny", backend="{backend}"), threading.Event()
-windows = [np.zeros((3_000, model.config.features), np.float32)] * 8
+windows = [np.zeros((3_000, model.config.features), np.float32)] * 2
 
 def work():
     begun.set()

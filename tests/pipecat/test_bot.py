@@ -40,6 +40,7 @@ def bot(
     )
 
 
+@pytest.mark.realtime
 def test_a_recording_is_heard_turn_by_turn() -> None:
     turns, _ = read_turns(ROOT / "samples" / "conversation.json")
     done = bot("--audio", "samples/conversation.flac")
@@ -120,6 +121,7 @@ def test_help_has_the_options_of_the_bot_and_of_pipecats_runner() -> None:
     assert {"--audio", "--model", "--transport", "--port"} <= set(done.stdout.split())
 
 
+@pytest.mark.realtime
 async def test_a_telephone_call_is_transcribed() -> None:
     """A client that sends what Twilio sends: a start message, then 20 ms of mu-law at a time."""
     with socket.socket() as probe:

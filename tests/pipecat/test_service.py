@@ -70,6 +70,7 @@ def wer(reference: str, text: str) -> float:
     return float(jiwer.wer(normalised(reference), normalised(text)))
 
 
+@pytest.mark.realtime
 async def test_a_segment_gives_interims_then_one_final(backend: str) -> None:
     # In real time: an interim is formed when 100 ms of audio are new and the machine has time.
     frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.02))]
@@ -195,6 +196,7 @@ async def test_audio_that_stays_away_in_mid_speech_makes_a_final() -> None:
     assert [f.text for f in finals(out)] == [CLEAR[0].text, CLEAR[1].text]
 
 
+@pytest.mark.realtime
 async def test_a_service_switched_in_mid_speech_loses_and_doubles_no_word() -> None:
     engine = Engine("tiny", backend="onnx")
     one, two = (ParakeetSTTService(engine=engine) for _ in range(2))
@@ -420,6 +422,7 @@ async def test_eight_services_on_one_model_hear_what_one_alone_hears(backend: st
     assert [finals(out)[0].text for out in outs] == [finals(out)[0].text for out in alone]
 
 
+@pytest.mark.realtime
 async def test_a_real_vad_in_front_hears_every_turn_of_the_sample() -> None:
     turns, samples = read_turns(ROOT / "samples" / "conversation.json")
     heard = await hear(samples, service())
@@ -428,6 +431,7 @@ async def test_a_real_vad_in_front_hears_every_turn_of_the_sample() -> None:
     assert len(heard.latencies) == len(heard.finals) >= len(turns)
 
 
+@pytest.mark.realtime
 async def test_a_vad_in_the_aggregator_behind_it_ends_the_turn_with_the_final() -> None:
     """Pipecat's default wiring: VAD frames come from downstream, smart-turn waits for the final."""
     recording = next(r for r in CLEAR if r.text.endswith("?"))

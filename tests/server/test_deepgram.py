@@ -239,6 +239,7 @@ def test_the_sdk_is_told_that_nothing_is_fetched_from_urls(served: Served) -> No
 # --- Pipecat's service ---------------------------------------------------------------------------
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("endpointing", [None, False])
 async def test_pipecats_deepgram_service_hears_turns(
     served: Served, endpointing: bool | None
@@ -495,15 +496,15 @@ async def test_keyterms_and_keywords_are_expected(
         await ask(ws, "Finalize")
         await until(ws, from_finalize=True)
         (session,) = served.server.engine.sessions
-        assert session._options.boost == boost
+        assert session._options.stream.boost == boost
         await ask(ws, "Configure", keyterms=["Turing"])
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert answer["keyterms"] == ["Turing"]
-        assert session._options.boost == {"Turing": DEFAULT_BOOST}
+        assert session._options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ask(ws, "Configure", features={"numerals": True})
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert "keyterms" not in answer
-        assert session._options.boost == {"Turing": DEFAULT_BOOST}
+        assert session._options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ended(ws)
 
 
@@ -597,6 +598,7 @@ async def test_what_is_not_known_here_changes_nothing(served: Served) -> None:
         assert texts(await ended(ws)) == [FIRST.text]
 
 
+@pytest.mark.realtime
 async def test_who_sends_nothing_is_closed_as_deepgram_does_and_keepalive_prevents_it() -> None:
     with serving(idle_seconds=2) as served:
         async with listening(served) as ws:

@@ -350,6 +350,7 @@ async def test_who_comes_when_all_places_are_taken_is_refused_before_the_handsha
 # --- listeners ------------------------------------------------------------------------------------
 
 
+@pytest.mark.realtime
 async def test_a_listener_hears_what_the_speaker_hears() -> None:
     with serving(ears_listener_tokens="one,two", idle_seconds=2) as served:
         url = served.ws + "/v1/ears"

@@ -269,6 +269,7 @@ async def test_a_models_folder_is_not_shown(tmp_path: Path) -> None:
             assert answer.language == "french"
 
 
+@pytest.mark.realtime
 async def test_pipecats_service_hears_every_turn_of_the_sample(served: Served) -> None:
     turns = [recording.text for recording in KNOWN[:2]]
     samples = spoken(2)[0]

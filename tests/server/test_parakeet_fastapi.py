@@ -88,6 +88,7 @@ async def benchmark(url: str, samples: Samples) -> list[str]:
     return [text for text in found if text.strip()]
 
 
+@pytest.mark.realtime
 async def test_a_session_of_002s_benchmark_gets_every_text(served: Served) -> None:
     sample = SINGLE[2]
     assert await benchmark(served.ws + "/ws", sample.samples()) == [sample.text]

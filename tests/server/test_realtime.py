@@ -481,7 +481,7 @@ async def test_keywords_are_phrases_to_expect(served: Served) -> None:
         await connection.input_audio_buffer.commit()
         await until_completed(connection)
         (session,) = served.server.engine.sessions
-        assert dict(session._options.boost) == {"Ada": 3.0}
+        assert dict(session._options.stream.boost) == {"Ada": 3.0}
 
 
 async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
@@ -612,6 +612,7 @@ async def pipecat_hears(served: Served, server_vad: bool) -> Listener:
     return await play(samples, *([stt] if server_vad else [vad, stt]), finals=2)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("server_vad", [False, True])
 async def test_pipecats_service_works_unmodified(served: Served, server_vad: bool) -> None:
     listener = await pipecat_hears(served, server_vad)
