@@ -27,7 +27,7 @@ from parakeet_stt.model.executors import load_encoder, missing_mlx, mlx_has_gpu,
 from parakeet_stt.model.layout import ModelFiles
 from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.model import Model
-from parakeet_stt.settings import Backend, Device, Precision, load_settings, warn_of_local_attention
+from parakeet_stt.settings import Backend, Device, Precision, load_settings
 
 _loaded: dict[tuple[Any, ...], Model] = {}
 _loading = threading.Lock()
@@ -78,7 +78,6 @@ def load_model(
         files = hub.find_model(settings.model, chosen_backend, gpu, settings.cache_dir)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({missing})" if missing else str(error)) from error
-    warn_of_local_attention(settings, files.executor)
     with _loading:
         if settings.device == "gpu" and files.executor == "mlx" and not gpu:
             raise ConfigurationError(
