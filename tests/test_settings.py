@@ -21,6 +21,7 @@ from parakeet_stt.settings import (
     variable_name,
 )
 from scripts.settings_tables import DOCUMENTS, SERVER_FIELDS, env_example, table
+from tests.support.command import parakeet
 from tests.support.recordings import ROOT
 
 VARIABLES = {variable_name(name) for name in ServerSettings.model_fields}  # And the engine's.
@@ -270,3 +271,24 @@ def test_what_context_is_expected_is_in_the_message(value: str) -> None:
         f"PARAKEET_CONTEXT_SIZE={value!r}: expected left and right context in encoder frames of "
         f"80 ms, such as 256,256, or one number for both"
     )
+
+
+def test_the_command_line_names_a_misspelt_variable() -> None:
+    done = parakeet("models", PARAKEET_MODLE="tiny")
+    assert done.returncode == 0
+    assert done.stderr.count("did you mean PARAKEET_MODEL?") == 1
+
+
+def test_the_command_line_finds_a_contradiction_with_the_model_before_it_listens() -> None:
+    """Only the loaded model shows that its encoder runs in ONNX Runtime."""
+    arguments = ("--model", "tiny", "--audio", ROOT / "samples" / "spelling.flac")
+    done = parakeet("listen", *arguments, PARAKEET_STREAMING="upstream")
+    assert done.returncode == 1
+    assert "which needs backend=mlx" in done.stderr
+    assert "listening" not in done.stderr
+
+
+def test_choices_on_the_command_line_are_accepted_in_any_case() -> None:
+    arguments = ("--model", "tiny", "--device", "CPU", "--backend", "Onnx")
+    done = parakeet("transcribe", *arguments, ROOT / "samples" / "spelling.flac")
+    assert done.returncode == 0, done.stderr
