@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 from loguru import logger
 
 from parakeet_stt.errors import ConfigurationError
@@ -20,6 +21,7 @@ from parakeet_stt.settings import (
     variable_name,
 )
 from scripts.settings_tables import DOCUMENTS, SERVER_FIELDS, env_example, table
+from tests.support.command import parakeet
 from tests.support.recordings import ROOT
 
 VARIABLES = {variable_name(name) for name in ServerSettings.model_fields}  # And the engine's.
@@ -116,6 +118,15 @@ def test_env_example_is_written_from_the_settings() -> None:
     assert (
         set(re.findall(r"^# (PARAKEET_\w+)=", text, re.MULTILINE)) == VARIABLES | COMPOSE_VARIABLES
     )
+
+
+def test_a_value_in_quotes_in_an_env_file_is_read_without_them(tmp_path: Path) -> None:
+    """As .env.example recommends for spaces; examples/bot_v2.py reads the file so."""
+    example = re.search(r'PARAKEET_BOOST="(.+)"', env_example())
+    assert example is not None
+    (tmp_path / ".env").write_text(f"{example[0]}\nPARAKEET_CHUNK_MS=50\n")
+    values = dotenv_values(tmp_path / ".env")
+    assert values == {"PARAKEET_BOOST": example[1], "PARAKEET_CHUNK_MS": "50"}
 
 
 def test_env_example_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,3 +271,24 @@ def test_what_context_is_expected_is_in_the_message(value: str) -> None:
         f"PARAKEET_CONTEXT_SIZE={value!r}: expected left and right context in encoder frames of "
         f"80 ms, such as 256,256, or one number for both"
     )
+
+
+def test_the_command_line_names_a_misspelt_variable() -> None:
+    done = parakeet("models", PARAKEET_MODLE="tiny")
+    assert done.returncode == 0
+    assert done.stderr.count("did you mean PARAKEET_MODEL?") == 1
+
+
+def test_the_command_line_finds_a_contradiction_with_the_model_before_it_listens() -> None:
+    """Only the loaded model shows that its encoder runs in ONNX Runtime."""
+    arguments = ("--model", "tiny", "--audio", ROOT / "samples" / "spelling.flac")
+    done = parakeet("listen", *arguments, PARAKEET_STREAMING="upstream")
+    assert done.returncode == 1
+    assert "which needs backend=mlx" in done.stderr
+    assert "listening" not in done.stderr
+
+
+def test_choices_on_the_command_line_are_accepted_in_any_case() -> None:
+    arguments = ("--model", "tiny", "--device", "CPU", "--backend", "Onnx")
+    done = parakeet("transcribe", *arguments, ROOT / "samples" / "spelling.flac")
+    assert done.returncode == 0, done.stderr

@@ -18,12 +18,18 @@ class KnownModel:
         onnx: Hugging Face id of the ONNX export; None if there is none.
         about: One-line description.
         languages: BCP 47 codes of the languages that it transcribes.
+        memory_gb: Memory of the model in bf16 and in fp32; None if it was not measured.
+        download_gb: Size of the MLX repository; None if it is not known.
+        licence: SPDX identifier of the weights' licence; None if it is not known.
     """
 
     mlx: str
     onnx: str | None
     about: str
     languages: tuple[str, ...] = ("en",)
+    memory_gb: tuple[float, float] | None = None
+    download_gb: float | None = None
+    licence: str | None = None
 
     @property
     def repositories(self) -> tuple[str, ...]:
@@ -31,11 +37,16 @@ class KnownModel:
         return (self.mlx,) if self.onnx is None else (self.mlx, self.onnx)
 
 
+_MEMORY_GB_600M = (1.2, 2.5)  # Measured (docs/troubleshooting.md).
+
 KNOWN = {
     "parakeet-tdt-0.6b-v2": KnownModel(
         "mlx-community/parakeet-tdt-0.6b-v2",
         "istupakov/parakeet-tdt-0.6b-v2-onnx",
         "English, capitals and punctuation; the default",
+        memory_gb=_MEMORY_GB_600M,
+        download_gb=2.5,
+        licence="CC-BY-4.0",
     ),
     "parakeet-tdt-0.6b-v3": KnownModel(
         "mlx-community/parakeet-tdt-0.6b-v3",
@@ -43,6 +54,8 @@ KNOWN = {
         "25 European languages, capitals and punctuation",
         # From NVIDIA's model card.
         tuple("bg cs da de el en es et fi fr hr hu it lt lv mt nl pl pt ro ru sk sl sv uk".split()),
+        memory_gb=_MEMORY_GB_600M,
+        licence="CC-BY-4.0",
     ),
     "parakeet-tdt-1.1b": KnownModel(
         "mlx-community/parakeet-tdt-1.1b", None, "English, lower case, higher accuracy"
@@ -54,11 +67,13 @@ KNOWN = {
         "mlx-community/parakeet-rnnt-0.6b",
         "istupakov/parakeet-rnnt-0.6b-onnx",
         "English, lower case",
+        memory_gb=_MEMORY_GB_600M,
     ),
     "parakeet-ctc-0.6b": KnownModel(
         "mlx-community/parakeet-ctc-0.6b",
         "istupakov/parakeet-ctc-0.6b-onnx",
         "English, lower case",
+        memory_gb=_MEMORY_GB_600M,
     ),
 }
 """Models by the names for which backend ``auto`` chooses the repository."""

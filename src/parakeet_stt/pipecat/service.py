@@ -77,7 +77,7 @@ SETUP_SECONDS = 10.0
 cancels a pipeline whose setup takes 20 s. Loading continues after it, and audio is kept."""
 
 _FINISH_SECONDS = 30.0  # Maximum time that the end of a pipeline waits for the last final.
-_MAX_FAILURES = 3  # After this many failures in a row, the service reports that it is unusable.
+_MAX_FAILURES = 3  # Failures in a row after which the service reports a permanent error.
 # After an overflow, audio is accepted again below this share of the maximum backlog: one long gap
 # instead of one after every frame.
 _RESUME_SHARE = 0.9
@@ -86,21 +86,21 @@ _RESUME_SHARE = 0.9
 class ParakeetSTTService(STTService):
     """Streaming speech-to-text with NVIDIA's Parakeet models, on this machine.
 
-    Speech is what the VAD says it is: put a VAD into the pipeline, before this service or in the
-    user aggregator behind it. Interims carry the whole text of the running segment; when the VAD
-    stops there is exactly one final, with ``finalized=True`` and the
-    :class:`~parakeet_stt.Transcript` as its ``result``.
+    A VAD decides what is speech: put one into the pipeline, before this service or in the user
+    aggregator behind it. An interim has the whole text of the current segment. When the VAD reports
+    the end of speech, the service sends exactly one final, with ``finalized=True`` and the
+    :class:`~parakeet_stt.Transcript` as its ``result``; without words, it sends none.
 
     Args:
-        engine: An engine to share with other services; its own by default. (Services with the
-            same model share the model in any case.)
-        settings: Overrides of the environment.
+        engine: An engine to share with other services. Default: an engine of its own. (Services
+            with the same model share the model in both cases.)
+        settings: Settings that take precedence over the environment. Default: none.
         ttfs_p99_latency: Seconds from the end of speech to the final, at the 99th percentile,
             that are announced to turn strategies. Default: ``PARAKEET_TTFS_P99`` (0.35).
-        **kwargs: For :class:`pipecat.services.stt_service.STTService`.
+        **kwargs: Arguments of :class:`pipecat.services.stt_service.STTService`.
 
     Event handlers:
-        on_connected: Called when a model is ready, at the start or after a change of settings.
+        on_connected: Called when a model is ready, at the start or after a change of model.
         on_connection_error: Called with a message when the model cannot be loaded. The service
             pushes a permanent error as well.
 
@@ -177,7 +177,7 @@ class ParakeetSTTService(STTService):
         if late:
             logger.warning(
                 f"{self}: the model is not ready after {SETUP_SECONDS:.0f} s (a download?); speech "
-                f"is kept and transcribed when it is"
+                f"is kept, and transcribed when the model is ready"
             )
 
     async def stop(self, frame: EndFrame) -> None:
@@ -202,7 +202,7 @@ class ParakeetSTTService(STTService):
                 session.abort()
                 reason = str(error) or f"inference took more than {_FINISH_SECONDS:.0f} s"
                 await self.push_error(f"the last words got no final: {reason}", exception=error)
-            if self._receiver is not None:  # Every event becomes a frame first.
+            if self._receiver is not None:  # All events become frames before the EndFrame.
                 await asyncio.wait([self._receiver])
         await super().stop(frame)
 
@@ -267,7 +267,7 @@ class ParakeetSTTService(STTService):
                 end = SwitchedFrom(other._receiver)
                 speaking = speaking or other._user_speaking
                 await other.queue_frame(end)
-                if other._engine.model is not None:  # Nobody waits for a download.
+                if other._engine.model is not None:  # A final must not wait for a download.
                     ends.append(end)
         self._selected = True
         return SwitchedTo(ends, speaking)
@@ -293,12 +293,12 @@ class ParakeetSTTService(STTService):
     async def process_audio_frame(
         self, frame: InputAudioRawFrame, direction: FrameDirection
     ) -> None:
-        """Process an audio frame: its format is not among the arguments of ``run_stt``."""
+        """Process an audio frame; note its format, which ``run_stt`` does not receive."""
         self._audio.set_format(frame, self.sample_rate)
         if not self._muted and self._vad_presence.receive_audio(self._audio.seconds(frame.audio)):
             logger.warning(
-                f"{self}: {VAD_EXPECTED_SECONDS:.0f} s of audio came without a frame from a "
-                f"VAD, and nothing is transcribed without one. Put a VAD into the pipeline: "
+                f"{self}: received {VAD_EXPECTED_SECONDS:.0f} s of audio, but no frame from a VAD. "
+                f"Without a VAD nothing is transcribed. Put one into the pipeline: "
                 f"LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()), or a VADProcessor "
                 f"in front of this service."
             )
@@ -341,7 +341,7 @@ class ParakeetSTTService(STTService):
                 self._refusal, self._refused_seconds = None, 0.0
 
     def _discard_audio(self, reason: SwitchedFrom | SwitchedTo | None = None) -> None:
-        """End the segment; audio that was received so far is not used for another."""
+        """End the segment, and use none of the audio received so far for another."""
         segments = self._open
         if segments is None:
             return
@@ -352,7 +352,7 @@ class ParakeetSTTService(STTService):
             segments.discard(reason)
 
     def _record_stt_audio_usage(self, audio: bytes | bytearray) -> None:
-        """Count audio in its own format; Pipecat's method assumes the pipeline's rate, and mono."""
+        """Count audio in its own format; Pipecat's method assumes mono at the pipeline's rate."""
         self._stt_usage_pending_seconds += self._audio.seconds(audio)
 
     async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
@@ -372,7 +372,7 @@ class ParakeetSTTService(STTService):
         if segments is None:
             return
         if not started and self.is_usable:
-            # The start of this speech was not seen here: the service was switched to in its midst.
+            # The service did not see this speech start: it was switched to in the midst of it.
             segments.start(HISTORY_SECONDS)
         segments.flush(
             stop_seconds=frame.stop_secs, judged=self._vad_progress.judged(frame.timestamp)
@@ -383,8 +383,8 @@ class ParakeetSTTService(STTService):
     ) -> dict[str, Any]:
         """Apply changed settings, from the next segment on.
 
-        A new model is loaded before anything is changed; if that fails, all stays as it was. The
-        first model may still be loading: then it is checked with the new settings afterwards.
+        A new model is loaded first; if that fails, no setting changes. If the first model is still
+        loading, it is checked with the new settings afterwards.
         """
         wanted = copy.copy(self._settings)
         wanted.extra = dict(wanted.extra)
@@ -457,7 +457,7 @@ class ParakeetSTTService(STTService):
             await self._call_event_handler("on_connected")
 
     def _check_language(self) -> None:
-        """Warn about a language that the model does not know."""
+        """Warn if the language is not one of the model's."""
         language, model = self._settings.language, self._engine.model
         known = model.languages if model is not None else ()
         if language and known and str(language).split("-")[0].lower() not in known:
@@ -516,7 +516,7 @@ class ParakeetSTTService(STTService):
             self._drop(transcript, settings.min_confidence)
             text = ""
         if not text:
-            # Nothing was said, so there is no time from speech to final either.
+            # Without a final there is no time from the end of speech to the final.
             await self._reset_stt_ttfb_state()  # type: ignore[no-untyped-call]
             return
         language = _language(transcript, settings)
