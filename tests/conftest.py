@@ -11,8 +11,7 @@ import pytest
 import soundfile
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
-from parakeet_stt.bench.recordings import Recording
-from tests.support.recordings import RECORDINGS, spoken
+from tests.support.recordings import RECORDINGS, Recording, spoken
 from tests.support.serving import EVERY_PORT, Served, serving
 
 INSTALLED = {

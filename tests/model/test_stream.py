@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from parakeet_stt import Model, Transcript, load_model
 from parakeet_stt.audio import SAMPLE_RATE
-from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.errors import AudioError, ConfigurationError, SessionClosedError
 from parakeet_stt.model.stream import EncoderJob, run_job
 from parakeet_stt.model.windowed import (
@@ -22,7 +21,7 @@ from parakeet_stt.model.windowed import (
     MAX_WINDOW,
     RENEWED_IN_PAUSE,
 )
-from tests.support.recordings import RECORDINGS
+from tests.support.recordings import RECORDINGS, normalised
 
 T = TypeVar("T")
 

@@ -46,12 +46,11 @@ from pipecat.transcriptions.language import Language
 
 from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript, load_model
 from parakeet_stt.bench.pipecat import hear
-from parakeet_stt.bench.recordings import normalised, read_turns
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.pipecat.player import Player
 from parakeet_stt.pipecat.service import PARAKEET_TTFS_P99, STALL_SECONDS
 from tests.support.pipelines import Listener, drive
-from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.recordings import RECORDINGS, ROOT, normalised, read_turns
 from tests.support.serving import PATIENCE, eventually
 
 Settings = ParakeetSTTService.Settings
