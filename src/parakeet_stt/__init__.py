@@ -15,11 +15,13 @@ from parakeet_stt.model import blas
 if TYPE_CHECKING:
     from parakeet_stt.engine.engine import Engine
     from parakeet_stt.engine.events import Final
+    from parakeet_stt.engine.options import SessionOptions
     from parakeet_stt.engine.session import Session
+    from parakeet_stt.engine.vad import Endpointing
     from parakeet_stt.errors import ParakeetError
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
     from parakeet_stt.model.parakeet import Model, load_model
-    from parakeet_stt.model.stream import Stream
+    from parakeet_stt.model.stream import Stream, StreamOptions
     from parakeet_stt.pipecat.service import ParakeetMLXSTTService, ParakeetSTTService
     from parakeet_stt.transcript import Hypothesis, Sentence, Token, Transcript, Word
 
@@ -32,6 +34,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
+    "Endpointing": "engine.vad",
     "Engine": "engine.engine",
     "Final": "engine.events",
     "Hypothesis": "transcript",
@@ -42,7 +45,9 @@ _HOMES = {
     "ParakeetSTTService": "pipecat.service",
     "Sentence": "transcript",
     "Session": "engine.session",
+    "SessionOptions": "engine.options",
     "Stream": "model.stream",
+    "StreamOptions": "model.stream",
     "Token": "transcript",
     "Transcript": "transcript",
     "Word": "transcript",
@@ -51,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "MLX_GLOBAL_LOCK",
+    "Endpointing",
     "Engine",
     "Final",
     "Hypothesis",
@@ -60,7 +66,9 @@ __all__ = [
     "ParakeetSTTService",
     "Sentence",
     "Session",
+    "SessionOptions",
     "Stream",
+    "StreamOptions",
     "Token",
     "Transcript",
     "Word",

@@ -115,7 +115,7 @@ async def test_a_long_session_is_measured_minute_by_minute() -> None:
     silence = np.zeros(2 * SAMPLE_RATE, np.float32)
     engine = Engine("tiny", backend="onnx", precision="fp32")
     await engine.start()
-    async with engine.open(interval=0.1, preroll=None) as session:
+    async with engine.open() as session:
         minutes = await soak(session, [("speech", speech), ("silence", silence)])
         assert session.seconds == 4
         assert (await session.finish()).text

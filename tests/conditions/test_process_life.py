@@ -42,6 +42,7 @@ import numpy as np
 from loguru import logger
 from parakeet_stt import Engine, ParakeetError, load_model
 from parakeet_stt.audio import read_audio
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.vad import Endpointing
 
 SAMPLES = read_audio(Path({str(RECORDING.path)!r}))[{int(RECORDING.start * 16_000)}:]
@@ -49,7 +50,8 @@ SAMPLES = SAMPLES[:{len(RECORDING.samples())}]
 
 async def speak(engine):
     # With endpointing, so that all threads take part: the VAD's, the load's and inference.
-    async with engine.open(interval=None, preroll=1.0, endpointing=Endpointing()) as session:
+    options = SessionOptions(interval=None, preroll=1.0, endpointing=Endpointing())
+    async with engine.open(options) as session:
         session.send(SAMPLES)
         return (await session.finish()).text
 

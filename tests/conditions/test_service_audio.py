@@ -26,7 +26,8 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.tests.utils import SleepFrame, run_test
 
-from parakeet_stt import Hypothesis, Transcript, session
+from parakeet_stt import Hypothesis, Transcript
+from parakeet_stt.engine import session
 from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module

@@ -17,6 +17,7 @@ import pytest
 
 from parakeet_stt import Engine, Model, Transcript, load_model
 from parakeet_stt.engine.events import Event, Final, SegmentEnded
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.scheduler import LONGEST_BATCH_SECONDS, RESERVE, Job, Priority, Scheduler
 from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ConfigurationError
@@ -149,7 +150,7 @@ async def test_recordings_let_people_who_speak_now_go_first() -> None:
     with busy_thread():
         futures = []
         for name, low_priority in (("one", True), ("other", True), ("live", False)):
-            session = engine.open(interval=None, low_priority=low_priority)
+            session = engine.open(SessionOptions(interval=None, low_priority=low_priority))
             session.send(SPEECH[0])
             future = session.flush()
             future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
@@ -427,7 +428,7 @@ class Table:
 
     def sit_down(self, *, interval: float | None = None) -> Session:
         """Somebody who speaks: a segment is open."""
-        session = self.engine.open(interval=interval)
+        session = self.engine.open(SessionOptions(interval=interval))
         session.send(SPEECH[0])
         return session
 

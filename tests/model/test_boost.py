@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from parakeet_stt import Model, Transcript, load_model
 from parakeet_stt.bench.boost import lists, measure, names
 from parakeet_stt.engine.engine import Engine
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.boost import Phrases, Place, phrases_of
 from parakeet_stt.model.config import ModelConfig
@@ -149,7 +150,7 @@ async def test_a_session_expects_other_phrases_from_its_next_segment_on() -> Non
     async with engine.open() as session:
         finals = []
         for boost in ({}, EXPECTED, {}):
-            session.configure(StreamOptions(boost=boost), interval=None, preroll=None)
+            session.configure(SessionOptions(stream=StreamOptions(boost=boost), interval=None))
             session.send(NAMED.samples())
             finals.append(await session.flush())
     assert finals[1].text == FOUND

@@ -127,7 +127,7 @@ async def hear(samples: Samples, service: ParakeetSTTService) -> Heard:
 async def _hear_all(
     settings: ParakeetSettings, recordings: list[Recording], console: Console
 ) -> list[Heard]:
-    engine = Engine(settings.model, backend=settings.backend, precision=settings.precision)
+    engine = Engine.from_settings(settings)
     await engine.start()
     found: list[Heard] = []
     with Progress(console=console, transient=True) as bar:

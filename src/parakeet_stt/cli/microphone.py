@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ import numpy as np
 from parakeet_stt.audio import SAMPLE_RATE, Samples, read_audio
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import WINDOW, Endpointing
 from parakeet_stt.errors import AudioError
-from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.settings import ParakeetSettings
 from parakeet_stt.transcript import Hypothesis, Transcript
 
@@ -41,24 +42,10 @@ async def listen(
         ParakeetError: The model cannot be loaded, or there is nothing to hear with.
     """
     blocks = _microphone() if recording is None else _recording(recording)
-    engine = Engine(
-        settings.model,
-        backend=settings.backend,
-        precision=settings.precision,
-        device=settings.device,
-        cache_dir=settings.cache_dir,
-    )
+    engine = Engine.from_settings(settings)
     await engine.start()
-    options = StreamOptions(
-        settings.context_size, settings.attention_mode, settings.streaming, settings.boost
-    )
-    interval = settings.chunk_ms / 1000 if settings.emit_partial else None
-    async with engine.open(
-        options,
-        interval=interval,
-        preroll=settings.preroll_ms / 1000,
-        endpointing=Endpointing(),
-    ) as session:
+    options = replace(SessionOptions.from_settings(settings), endpointing=Endpointing())
+    async with engine.open(options) as session:
         reading = asyncio.create_task(_read(blocks, session))
         async for event in session:
             match event:

@@ -12,13 +12,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
 from parakeet_stt.errors import ConfigurationError, SessionClosedError
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.settings import Attention, ContextSize, Streaming, check_boost
+from parakeet_stt.settings import Attention, ContextSize, ParakeetSettings, Streaming, check_boost
 from parakeet_stt.transcript import Hypothesis, Transcript, has_words
 
 T = TypeVar("T")
@@ -91,6 +91,20 @@ class StreamOptions:
             check_boost(self.boost)
         except ValueError as error:
             raise ConfigurationError(f"boost={self.boost!r}: {error}") from error
+
+    @classmethod
+    def from_settings(cls, settings: ParakeetSettings) -> Self:
+        """Return the options that settings ask for.
+
+        Raises:
+            ConfigurationError: A value that cannot be used.
+        """
+        return cls(
+            context_size=settings.context_size,
+            attention=settings.attention_mode,
+            streaming=settings.streaming,
+            boost=settings.boost,
+        )
 
     @property
     def band(self) -> LocalAttention | None:

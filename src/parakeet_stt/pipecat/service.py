@@ -50,6 +50,7 @@ from parakeet_stt.audio import SAMPLE_RATE, Converter, pcm16
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS, Session, SessionState
 from parakeet_stt.errors import (
     AudioError,
@@ -223,7 +224,7 @@ class ParakeetSTTService(STTService):
         complete.language = _as_language(complete.language)
         self._values = _validated(complete)
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
-        self._engine = engine or _make_engine(self._values)
+        self._engine = engine or Engine.from_settings(self._values)
         self._session: Session | None = None
         self._receiver: asyncio.Task[None] | None = None
         self._converter: Converter | None = None
@@ -253,9 +254,7 @@ class ParakeetSTTService(STTService):
         """
         await super().setup(setup)
         values = self._values
-        self._session = self._engine.open(
-            _options(values), interval=_interval(values), preroll=values.preroll_ms / 1000
-        )
+        self._session = self._engine.open(SessionOptions.from_settings(values))
         self._receiver = self.create_task(self._receive(self._session), "parakeet_events")
         self._loading = self.create_task(self._load(), "parakeet_load")
         _, late = await asyncio.wait([self._loading], timeout=SETUP_SECONDS)
@@ -431,10 +430,10 @@ class ParakeetSTTService(STTService):
             values = _validated(wanted)
             engine = self._engine
             if any(getattr(values, n) != getattr(self._values, n) for n in _MODEL_FIELDS):
-                engine = _make_engine(values)
+                engine = Engine.from_settings(values)
             is_loading = self._loading is not None and not self._loading.done()
             if engine is not self._engine or not is_loading:
-                await engine.check(_options(values))
+                await engine.check(StreamOptions.from_settings(values))
         except ParakeetError as error:
             await self.push_error(
                 f"settings were not changed: {error}",
@@ -448,12 +447,7 @@ class ParakeetSTTService(STTService):
         changed = await super()._update_settings(delta)
         self._values, self._engine = values, engine
         if self._session is not None and self._session.state is not SessionState.CLOSED:
-            self._session.configure(
-                _options(values),
-                interval=_interval(values),
-                preroll=values.preroll_ms / 1000,
-                engine=engine,
-            )
+            self._session.configure(SessionOptions.from_settings(values), engine)
         if engine.model is not None:
             await self._cancel_loading()  # The old model's, if it is still on its way.
             await self._model_ready()
@@ -472,7 +466,8 @@ class ParakeetSTTService(STTService):
         """Load the model and report the outcome: Pipecat's tasks drop exceptions."""
         try:
             await self._engine.start()
-            await self._engine.check(_options(self._values))  # Which may have changed meanwhile.
+            # The settings may have changed meanwhile.
+            await self._engine.check(StreamOptions.from_settings(self._values))
         except Exception as error:
             await self.push_error(
                 f"the model cannot be loaded: {error}",
@@ -748,24 +743,6 @@ def _as_language(code: Any) -> Language | None:
         f"language={code!r}: expected a BCP 47 code such as 'en' or 'de-DE', or None for the "
         f"model's own language"
     )
-
-
-def _make_engine(values: ParakeetSettings) -> Engine:
-    return Engine(
-        values.model,
-        precision=values.precision,
-        backend=values.backend,
-        device=values.device,
-        cache_dir=values.cache_dir,
-    )
-
-
-def _options(values: ParakeetSettings) -> StreamOptions:
-    return StreamOptions(values.context_size, values.attention_mode, values.streaming, values.boost)
-
-
-def _interval(values: ParakeetSettings) -> float | None:
-    return values.chunk_ms / 1000 if values.emit_partial else None
 
 
 def _shows_vad(frame: Frame) -> bool:

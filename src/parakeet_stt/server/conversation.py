@@ -20,6 +20,7 @@ from starlette.datastructures import Headers, QueryParams
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.engine.events import Event, Failed, Final
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ParakeetError
@@ -195,21 +196,22 @@ class Conversation(Generic[M]):
         Raises:
             ConfigurationError: A phrase that cannot be used.
         """
-        settings = self.server.settings
-        options = self.server.options(boost)
-        interval = settings.chunk_ms / 1000 if interims and settings.emit_partial else None
+        options = SessionOptions.from_settings(self.server.settings)
         if endpointing is None:
             preroll = None
         elif preroll is None:
-            preroll = settings.preroll_ms / 1000
-        if self.session is not None:
-            self.session.configure(
-                options, interval=interval, preroll=preroll, endpointing=endpointing
-            )
-            return self.session
-        self.session = self.server.engine.open(
-            options, interval=interval, preroll=preroll, endpointing=endpointing
+            preroll = options.preroll
+        options = replace(
+            options,
+            stream=self.server.options(boost),
+            interval=options.interval if interims else None,
+            preroll=preroll,
+            endpointing=endpointing,
         )
+        if self.session is not None:
+            self.session.configure(options)
+            return self.session
+        self.session = self.server.engine.open(options)
         self._relaying = self._start(self._relay(self.session))
         return self.session
 

@@ -70,12 +70,8 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.engine = Engine(
-            settings.model,
-            backend=settings.backend,
-            precision=settings.precision,
-            device=settings.device,
-            cache_dir=settings.cache_dir,
+        self.engine = Engine.from_settings(
+            settings,
             batch_size=settings.batch_size,
             batch_window=settings.batch_window_ms / 1000,
         )
@@ -140,13 +136,8 @@ class Server:
         Raises:
             ConfigurationError: A phrase or weight that cannot be used.
         """
-        settings = self.settings
-        return StreamOptions(
-            settings.context_size,
-            settings.attention_mode,
-            settings.streaming,
-            {**settings.boost, **(boost or {})},
-        )
+        options = StreamOptions.from_settings(self.settings)
+        return replace(options, boost={**options.boost, **(boost or {})})
 
     def endpointing(
         self,

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from parakeet_stt.audio import SAMPLE_RATE, AudioFile, Samples
 from parakeet_stt.engine.events import Failed, Final
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import SessionClosedError
 from parakeet_stt.model.stream import StreamOptions
@@ -250,9 +251,10 @@ class _Work:
         self._stopped: Exception | None = None
         self._begun = time.monotonic()
         self._reported = 0.0
-        self.session = server.engine.open(options, interval=None, low_priority=True)
+        opening = SessionOptions(options, interval=None, low_priority=True)
+        self.session = server.engine.open(opening)
         # Never cancelled, only stopped: a thread may be reading the file.
-        self._feeding = asyncio.create_task(self._feed(options, endpointing))
+        self._feeding = asyncio.create_task(self._feed(replace(opening, endpointing=endpointing)))
 
     def stop(self, reason: Exception) -> None:
         """End it, wherever it is; the first reason counts."""
@@ -271,7 +273,7 @@ class _Work:
         if self._stopped is not None:
             raise self._stopped
 
-    async def _feed(self, options: StreamOptions, endpointing: Endpointing | None) -> None:
+    async def _feed(self, if_long: SessionOptions) -> None:
         """Send the file to the session, and close that."""
         session, blocks = self.session, self._file.blocks(_BLOCK_SECONDS)
         held: list[Samples] | None = []  # Until it is known whether this is a long file.
@@ -286,7 +288,7 @@ class _Work:
                     continue
                 held.append(block)
                 if read > _ONE_PIECE_SECONDS * SAMPLE_RATE:
-                    session.configure(options, interval=None, preroll=None, endpointing=endpointing)
+                    session.configure(if_long)
                     await self._send(held)
                     held = None
             await self._send(held or [])
