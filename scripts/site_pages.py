@@ -47,7 +47,9 @@ def _link_on_site(link: re.Match[str]) -> str:
 
 
 def _examples() -> str:
-    parts = ["# Examples\n\nEach program runs from a checkout, with the bundled model by default.\n"]
+    parts = [
+        "# Examples\n\nEach program runs from a checkout, with the bundled model by default.\n"
+    ]
     for path in sorted((ROOT / "examples").glob("*.py")):
         code = path.read_text(encoding="utf-8").rstrip()
         parts.append(f"## {path.name}\n\n```python\n{code}\n```\n")
