@@ -50,10 +50,6 @@ def test_several_files_are_told_apart() -> None:
         ),
         (("listen", "--audio", "nothing.wav", "--model", "tiny"), "no such audio file"),
         (("bench", "pipecat", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "load", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "load", "--frame-ms", "5", "--model", "tiny"), "expected 10 to 1000"),
-        (("bench", "soak", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "soak", "--minutes", "3", "--model", "tiny"), "expected at least 4"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_1(

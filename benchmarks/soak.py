@@ -1,4 +1,4 @@
-"""``parakeet-stt bench soak``: an hour in one session, as fast as it is worked off.
+"""``python -m benchmarks soak``: an hour in one session, as fast as it is worked off.
 
 Unbroken speech for half of it, then silence, in one segment: memory and work per second of audio
 must be at the end what they were at the beginning.
@@ -20,13 +20,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.recordings import Recording, read_recordings
 from parakeet_stt.bench.report import machine, new_plot, save_plot, write_json
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.settings import ParakeetSettings
 from parakeet_stt.transcript import Hypothesis
+from tests.support.recordings import Recording, read_recordings
 
 Kind = Literal["speech", "silence"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.step import Step
 from parakeet_stt.bench.report import percentiles
-from parakeet_stt.bench.step import Step
 
 FINAL_P95_SECONDS = 0.3
 """From flush to final, at the 95th percentile; more, and a step has not held."""

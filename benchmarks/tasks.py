@@ -1,6 +1,6 @@
 """What is measured of every candidate: offline, in a stream, and by the length of a segment.
 
-Runs in the process that :mod:`parakeet_stt.bench.candidates` is, and gives what was heard and what
+Runs in the process that :mod:`benchmarks.candidates` is, and gives what was heard and what
 it cost as plain values. Word errors are counted by the parent.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from benchmarks.jobs import Job
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.jobs import Job
-from parakeet_stt.bench.recordings import Recording
+from tests.support.recordings import Recording
 
 SEGMENT_SECONDS = (5, 30)
 """Lengths whose costs are compared."""

@@ -21,16 +21,16 @@ from typing import Any, Protocol
 import numpy as np
 from loguru import logger
 
+from benchmarks.naive import CONTEXT_SIZE, naive_server
+from benchmarks.step import Candidate, Step
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.bench.looplag import LoopLag
-from parakeet_stt.bench.naive import CONTEXT_SIZE, naive_server
-from parakeet_stt.bench.recordings import read_recordings
-from parakeet_stt.bench.step import Candidate, Step
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.hub import find_model
 from parakeet_stt.settings import Backend
 from parakeet_stt.transcript import Hypothesis
+from tests.support.recordings import read_recordings
 
 QUIET_SECONDS = 0.3
 """Quiet after each recording, at whose end comes the flush."""

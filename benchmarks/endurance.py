@@ -1,4 +1,4 @@
-"""``parakeet-stt bench endurance``: does a running server leave anything behind?
+"""``python -m benchmarks endurance``: does a running server leave anything behind?
 
 Many sessions are opened and dropped in mid-sentence, then one hears minutes and minutes of speech
 as fast as the server takes it. The server tells of its memory, sessions and tasks by ``/metrics``.
@@ -25,10 +25,10 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.recordings import Recording, read_recordings
 from parakeet_stt.bench.report import machine, new_plot, percentiles, save_plot, write_json
 from parakeet_stt.bench.talker import ServerError
 from parakeet_stt.errors import ConfigurationError
+from tests.support.recordings import Recording, read_recordings
 
 DROPPED_AT_ONCE = 20
 REFUSALS = 100

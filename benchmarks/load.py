@@ -1,4 +1,4 @@
-"""``parakeet-stt bench load``: how many people one process hears at once.
+"""``python -m benchmarks load``: how many people one process hears at once.
 
 Speakers in real time, 1, 2, 4, 8 and so on, until a bound breaks, then a bisection between the last
 number that held and the first that did not. Each candidate has a fresh process: our engine on each
@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from parakeet_stt.audio import SAMPLE_RATE
-from parakeet_stt.bench.capacity import (
+from benchmarks.capacity import (
     FINAL_P95_SECONDS,
     LAG_SECONDS,
     MANY,
@@ -27,9 +26,10 @@ from parakeet_stt.bench.capacity import (
     final_p95,
     search,
 )
+from benchmarks.speakers import measure, prepare_process, read_turns, step_seconds
+from benchmarks.step import Candidate, Step
+from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench.report import machine, new_plot, percentiles, save_plot, write_json
-from parakeet_stt.bench.speakers import measure, prepare_process, read_turns, step_seconds
-from parakeet_stt.bench.step import Candidate, Step
 from parakeet_stt.errors import ConfigurationError, ParakeetError
 from parakeet_stt.model.hub import find_model
 from parakeet_stt.settings import Backend

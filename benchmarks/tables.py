@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from parakeet_stt.bench.promises import FLUSH_SECONDS, MOST_SAMPLES, QUIET_SECONDS
-from parakeet_stt.bench.scores import EARLY, LATE, Figures
-from parakeet_stt.bench.tasks import SEGMENT_SECONDS
+from benchmarks.promises import FLUSH_SECONDS, MOST_SAMPLES, QUIET_SECONDS
+from benchmarks.scores import EARLY, LATE
+from benchmarks.tasks import SEGMENT_SECONDS
+from parakeet_stt.bench.scores import Figures
 
 _NONE = "-"
 _PER_SECOND = "CPU and wall: ms per second of audio."

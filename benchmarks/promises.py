@@ -1,6 +1,6 @@
 """What this package promises of its streams, tried: exactness, committed text, fast finals.
 
-As :mod:`parakeet_stt.bench.tasks`, for our own engine alone.
+As :mod:`benchmarks.tasks`, for our own engine alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.tasks import Run, pieces_of, whole_words
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.recordings import normalised
-from parakeet_stt.bench.tasks import Run, pieces_of, whole_words
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Final
 from parakeet_stt.engine.session import Session
@@ -23,6 +22,7 @@ from parakeet_stt.errors import ParakeetError
 from parakeet_stt.model.loading import load_model
 from parakeet_stt.model.model import Model
 from parakeet_stt.transcript import Transcript
+from tests.support.recordings import normalised
 
 SEED = 20260101
 

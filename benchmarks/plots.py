@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parakeet_stt.bench.promises import FLUSH_SECONDS, QUIET_SECONDS
+from benchmarks.promises import FLUSH_SECONDS, QUIET_SECONDS
 from parakeet_stt.bench.report import new_plot, save_plot
 from parakeet_stt.bench.scores import Figures
 

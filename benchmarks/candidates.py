@@ -1,6 +1,6 @@
 """The engines that are compared, behind one face; and the process in which one is measured.
 
-``python -m parakeet_stt.bench.candidates`` reads a :class:`~parakeet_stt.bench.jobs.Job` as JSON
+``python -m benchmarks.candidates`` reads a :class:`~benchmarks.jobs.Job` as JSON
 from its standard input and writes its progress and result as lines of JSON. What an engine needs
 is imported when it is made, so that its memory can be told from the process's.
 """
@@ -19,12 +19,12 @@ from typing import Any, TextIO
 
 from loguru import logger
 
+from benchmarks import tasks
+from benchmarks.jobs import Job
+from benchmarks.tasks import Candidate, Live, Run, Said
 from parakeet_stt.audio import Samples  # With the package, before mlx: it brings a fast BLAS.
-from parakeet_stt.bench import tasks
-from parakeet_stt.bench.jobs import Job
-from parakeet_stt.bench.recordings import read_recordings
-from parakeet_stt.bench.tasks import Candidate, Live, Run, Said
 from parakeet_stt.errors import ParakeetError
+from tests.support.recordings import read_recordings
 
 UPSTREAM_CONTEXT = (256, 256)
 """parakeet-mlx's own default."""
@@ -64,7 +64,7 @@ def parakeet_mlx(job: Job) -> Candidate:
 
 def onnx_asr(job: Job) -> Candidate:
     """onnx-asr on ONNX Runtime."""
-    from parakeet_stt.bench.peers import onnx_asr_transcriber
+    from benchmarks.peers import onnx_asr_transcriber
 
     transcribe = onnx_asr_transcriber(Path(job.folder), job.kind, job.threads)
     return Candidate(lambda samples: Said(transcribe(samples).strip()))
@@ -72,7 +72,7 @@ def onnx_asr(job: Job) -> Candidate:
 
 def sherpa_onnx(job: Job) -> Candidate:
     """sherpa-onnx on its own ONNX Runtime."""
-    from parakeet_stt.bench.peers import sherpa_transcriber
+    from benchmarks.peers import sherpa_transcriber
 
     transcribe = sherpa_transcriber(Path(job.folder), job.threads)
     return Candidate(lambda samples: Said(transcribe(samples).strip()))
@@ -142,7 +142,7 @@ def _section(name: str) -> Callable[[Run], dict[str, Any]]:
     module: ModuleType = tasks
     if not hasattr(module, name):
         # Not before it is needed: it brings the whole engine.
-        module = importlib.import_module("parakeet_stt.bench.promises")
+        module = importlib.import_module("benchmarks.promises")
     function: Callable[[Run], dict[str, Any]] = getattr(module, name)
     return function
 

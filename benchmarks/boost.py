@@ -1,4 +1,4 @@
-"""``parakeet-stt bench boost``: what boosting phrases gains and what it costs.
+"""``python -m benchmarks boost``: what boosting phrases gains and what it costs.
 
 Names, places, weekdays and months are the rare words. Each recording is heard with those that it
 says, alone and among others, and with others only; clean, and in white noise, where the model
@@ -20,11 +20,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from parakeet_stt.audio import Samples
-from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
 from parakeet_stt.bench.report import machine, write_json
 from parakeet_stt.model.loading import load_model
 from parakeet_stt.model.model import Model
 from parakeet_stt.settings import DEFAULT_BOOST, ParakeetSettings
+from tests.support.recordings import Recording, normalised, read_recordings
 
 WEIGHTS = (DEFAULT_BOOST, 2 * DEFAULT_BOOST)
 

@@ -1,6 +1,6 @@
 """A measurement in a process of its own, so that its CPU time and memory are its own.
 
-The parent's side. The child's is :mod:`parakeet_stt.bench.candidates`, which reads the job as JSON
+The parent's side. The child's is :mod:`benchmarks.candidates`, which reads the job as JSON
 from its standard input and answers with lines of JSON: ``{"progress": 0.5}``, at last
 ``{"result": ...}``.
 """
@@ -72,7 +72,7 @@ def measure(job: Job, progress: Callable[[float], None]) -> dict[str, Any]:
         JobError: The process ended without a result.
     """
     environment = {**os.environ, **(_ONE_THREAD if job.threads == 1 else {})}
-    command = [sys.executable, "-m", "parakeet_stt.bench.candidates"]
+    command = [sys.executable, "-m", "benchmarks.candidates"]
     result: dict[str, Any] | None = None
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as complaints,

@@ -1,4 +1,4 @@
-"""``parakeet-stt bench engine``: the engine beside its peers, on one machine, with one model.
+"""``python -m benchmarks engine``: the engine beside its peers, on one machine, with one model.
 
 Every measurement runs in a fresh process, one at a time; one that fails is named, and the others
 go on.
@@ -17,18 +17,18 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from parakeet_stt.bench import SECTIONS, scores
-from parakeet_stt.bench.jobs import Job, JobError, measure
-from parakeet_stt.bench.peers import export_sherpa
-from parakeet_stt.bench.plots import draw
-from parakeet_stt.bench.recordings import Recording, read_recordings
+from benchmarks import SECTIONS, scores
+from benchmarks.jobs import Job, JobError, measure
+from benchmarks.peers import export_sherpa
+from benchmarks.plots import draw
+from benchmarks.tables import tables
 from parakeet_stt.bench.report import machine, write_json
 from parakeet_stt.bench.scores import Figures
-from parakeet_stt.bench.tables import tables
 from parakeet_stt.errors import ConfigurationError, ParakeetError
 from parakeet_stt.model.hub import find_model
 from parakeet_stt.model.layout import Executor
 from parakeet_stt.settings import ParakeetSettings
+from tests.support.recordings import Recording, read_recordings
 
 CHUNKS_MS = (50, 100, 200, 1000)
 
