@@ -12,8 +12,7 @@ import soundfile
 from hypothesis import settings
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
-from parakeet_stt.bench.recordings import Recording
-from tests.support.recordings import RECORDINGS, spoken
+from tests.support.recordings import RECORDINGS, Recording, spoken
 from tests.support.serving import EVERY_PORT, Served, serving
 
 settings.register_profile("default", max_examples=10, derandomize=True, deadline=None)

@@ -20,8 +20,7 @@ import soundfile
 from loguru import logger
 
 from parakeet_stt import load_model
-from parakeet_stt.bench.recordings import normalised
-from tests.support.recordings import RECORDINGS, ROOT, spoken
+from tests.support.recordings import RECORDINGS, ROOT, normalised, spoken
 from tests.support.serving import PATIENCE, Served, eventually, serving
 from tests.support.uploads import content, uploading
 
