@@ -8,7 +8,6 @@ import io
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import soundfile
 import soxr
 from hypothesis import given
 from hypothesis import strategies as st
-from loguru import logger
 from pipecat.frames.frames import (
     InputAudioRawFrame,
     TranscriptionFrame,
@@ -70,15 +68,6 @@ async def post(served: Served, data: bytes, name: str = "it") -> httpx2.Response
 @pytest.fixture(scope="module")
 def tiny() -> Model:
     return load_model("tiny", backend="onnx")
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """What is logged at WARNING."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{message}", level="WARNING")
-    yield lines
-    logger.remove(sink)
 
 
 WAV = encode(SPEECH, "WAV")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.bus.messages import BusFrameMessage
 from pipecat.bus.serializers import JSONMessageSerializer
@@ -43,15 +41,6 @@ from tests.support.services import (
     spoken,
 )
 from tests.support.serving import PATIENCE
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """Warnings and errors in the log."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 async def test_audio_without_a_vad_is_warned_of_once(warnings: list[str]) -> None:
