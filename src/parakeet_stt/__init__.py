@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from parakeet_stt.engine.vad import Endpointing
     from parakeet_stt.errors import ParakeetError
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
-    from parakeet_stt.model.parakeet import Model, load_model
+    from parakeet_stt.model.loading import load_model
+    from parakeet_stt.model.model import Model
     from parakeet_stt.model.stream import Stream, StreamOptions
     from parakeet_stt.pipecat.service import ParakeetMLXSTTService, ParakeetSTTService
     from parakeet_stt.transcript import Hypothesis, Sentence, Token, Transcript, Word
@@ -39,7 +40,7 @@ _HOMES = {
     "Final": "engine.events",
     "Hypothesis": "transcript",
     "MLX_GLOBAL_LOCK": "model.device",
-    "Model": "model.parakeet",
+    "Model": "model.model",
     "ParakeetError": "errors",
     "ParakeetMLXSTTService": "pipecat.service",
     "ParakeetSTTService": "pipecat.service",
@@ -51,7 +52,7 @@ _HOMES = {
     "Token": "transcript",
     "Transcript": "transcript",
     "Word": "transcript",
-    "load_model": "model.parakeet",
+    "load_model": "model.loading",
 }
 
 __all__ = [

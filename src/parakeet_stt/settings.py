@@ -1,17 +1,20 @@
-"""Every ``PARAKEET_*`` variable, in one table.
+"""Every ``PARAKEET_*`` variable of the engine and of its adapters but the server.
 
-An adapter reads its defaults here and nowhere else; docs/configuration.md and ``.env.example``
-are checked against this table by the tests.
+An adapter reads its defaults here and nowhere else. ``scripts/settings_tables.py`` writes the
+tables of docs/configuration.md and docs/server.md, and ``.env.example``; the tests compare them.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
+from loguru import logger
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from parakeet_stt.errors import ConfigurationError
@@ -31,6 +34,29 @@ DEFAULT_BOOST = 3.0
 MOST_BOOST = 10.0
 """Largest weight of a phrase."""
 
+PARAKEET_TTFS_P99 = 0.35
+"""Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
+0.2 s: 0.24 was measured with the bundled model on two CPU cores (docs/benchmarks.md), and a tenth
+is added for larger models."""
+
+SERVER_VARIABLES = frozenset(
+    f"PARAKEET_{name}"
+    for name in (
+        "HOST PORT WS_PORT EARS_PORT TCP_PORT STATUS_PORT WYOMING_PORT TCP_HOST API_KEYS "
+        "EARS_LISTENER_TOKENS ALLOWED_ORIGINS TLS_CERT TLS_KEY MAX_SESSIONS MAX_REQUESTS "
+        "MAX_UPLOAD_MB MAX_FILE_SECONDS REQUEST_SECONDS MAX_MESSAGE_KB MAX_SESSION_SECONDS "
+        "IDLE_SECONDS MAX_BACKLOG_SECONDS MAX_UNREAD_KB STALL_SECONDS MAX_UNSENT DRAIN_SECONDS "
+        "SAMPLE_RATE VAD_THRESHOLD VAD_STOP_MS BATCH_SIZE BATCH_WINDOW_MS"
+    ).split()
+)
+"""Variables of the server alone. They stand here by name, because what reads the environment for a
+bot or a file must tell them from misspelt ones, and cannot import the server."""
+
+COMPOSE_VARIABLES = frozenset({"PARAKEET_PUBLISH", "PARAKEET_PUBLISH_WYOMING"})
+"""Variables that compose.yaml reads; a ``.env`` file passes them on into the container."""
+
+# What Kubernetes and Docker links set for a service with the name "parakeet" or "parakeet-stt".
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_ENV_\w+$")
 
 S = TypeVar("S", bound="ParakeetSettings")
 
@@ -65,7 +91,8 @@ class ParakeetSettings(BaseSettings):
     context_size: Annotated[ContextSize, NoDecode] = Field(
         (256, 256),
         description="Left and right context in encoder frames of 80 ms, `left,right`: how much "
-        "history is kept in the window, and how old text has to be before it is committed.",
+        "history is kept in the window, and how old text has to be before it is committed. One "
+        "number counts for both sides; each is at least 1.",
     )
     attention_mode: Attention = Field(
         "local",
@@ -80,7 +107,8 @@ class ParakeetSettings(BaseSettings):
     boost: Annotated[dict[str, float], NoDecode] = Field(
         {},
         description="Phrases to expect, such as names: `Ada Lovelace, Kubernetes:5`, separated by "
-        f"commas, each with its weight where {DEFAULT_BOOST:g} is not enough or too much.",
+        f"commas, each with its weight (above 0, up to {MOST_BOOST:g}) where {DEFAULT_BOOST:g} is "
+        "not enough or too much.",
     )
     chunk_ms: int = Field(
         100,
@@ -96,6 +124,14 @@ class ParakeetSettings(BaseSettings):
         le=1,
         description="The Pipecat service drops finals of lower confidence (0 to 1); 0 keeps "
         "everything. The server tells confidences and drops nothing.",
+    )
+    ttfs_p99: float = Field(
+        PARAKEET_TTFS_P99,
+        gt=0,
+        le=60,
+        description="Seconds from the end of speech to the final, at the 99th percentile, which "
+        "the Pipecat service announces to turn strategies. `parakeet-stt bench pipecat` prints "
+        "the value for your machine.",
     )
     preroll_ms: int = Field(
         600,
@@ -114,12 +150,25 @@ class ParakeetSettings(BaseSettings):
         description="Folder for downloaded models; by default Hugging Face's own cache.",
     )
 
+    @field_validator("model", "cache_dir", mode="before")
+    @classmethod
+    def _expand_home(cls, value: Any) -> Any:
+        return os.path.expanduser(value) if isinstance(value, str | Path) else value
+
     @field_validator("context_size", mode="before")
     @classmethod
     def _split_pair(cls, value: Any) -> Any:
+        sides = value
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(","))
-        return value
+            sides = tuple(part.strip() for part in value.split(","))
+        elif isinstance(value, int):
+            sides = (value,)
+        if not isinstance(sides, tuple | list) or len(sides) not in (1, 2):
+            raise ValueError(
+                "expected left and right context in encoder frames of 80 ms, such as 256,256, or "
+                "one number for both"
+            )
+        return (*sides, *sides)[:2]
 
     @field_validator("context_size")
     @classmethod
@@ -147,7 +196,8 @@ class ParakeetSettings(BaseSettings):
     @field_validator("device", mode="before")
     @classmethod
     def _name_gpu(cls, value: Any) -> Any:
-        return "gpu" if value in ("cuda", "mps") else value
+        is_gpu = isinstance(value, str) and value.strip().lower() in ("cuda", "mps")
+        return "gpu" if is_gpu else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -213,6 +263,8 @@ def load_settings(
 ) -> ParakeetSettings:
     """Read the environment.
 
+    A ``PARAKEET_*`` variable that nothing reads is logged as a warning, once.
+
     Args:
         kind: Which settings.
         **overrides: By field name; they win over the environment, ``None`` meaning not given.
@@ -221,13 +273,15 @@ def load_settings(
         ConfigurationError: A value cannot be used; the message names the variable, what it was
             and what is expected.
     """
+    _warn_of_unknown_variables()
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return kind(**given)
     except ValidationError as error:
         raise ConfigurationError(
             "; ".join(
-                f"{variable_name(str(item['loc'][0]))}={item['input']!r}: {item['msg']}"
+                f"{variable_name(str(item['loc'][0]))}={item['input']!r}: "
+                f"{item['msg'].removeprefix('Value error, ')}"
                 if item["loc"]
                 else item["msg"].removeprefix("Value error, ")
                 for item in error.errors()
@@ -240,17 +294,41 @@ def variable_name(field: str) -> str:
     return f"PARAKEET_{field.upper()}"
 
 
-def table(fields: Mapping[str, FieldInfo]) -> str:
-    """Fields of settings as a Markdown table, as the documentation holds it."""
-    rows = ["| variable | default | what it does |", "|---|---|---|"]
-    for name, field in fields.items():
-        default = field.default
-        if isinstance(default, tuple):
-            default = ",".join(map(str, default))
-        shown = "" if default in (None, {}, "") else f"`{str(default).replace('True', 'true')}`"
-        rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
-    return "\n".join(rows)
+def warn_of_local_attention(settings: ParakeetSettings, encoder: str) -> None:
+    """Warn, once, if ``attention_mode=local`` was asked for and the encoder has full attention.
+
+    Args:
+        settings: The settings; local attention that is only the default is no reason to warn.
+        encoder: Name of the encoder that was loaded, ``mlx`` or ``onnx``.
+    """
+    asked = "attention_mode" in settings.model_fields_set and settings.attention_mode == "local"
+    if asked and encoder == "onnx":
+        _warn_once(
+            "PARAKEET_ATTENTION_MODE='local' has no effect: the ONNX encoder attends to the whole "
+            "window (full attention)"
+        )
 
 
-if __name__ == "__main__":
-    print(table(ParakeetSettings.model_fields))
+def _warn_of_unknown_variables() -> None:
+    """Warn of variables that look like ours and are not, once for each; empty ones are not set."""
+    known = {variable_name(name) for name in ParakeetSettings.model_fields}
+    known |= SERVER_VARIABLES | COMPOSE_VARIABLES
+    for name, value in os.environ.items():
+        prefix, _, suffix = name.upper().partition("_")
+        if prefix != "PARAKEET" or not value or name.upper() in known:
+            continue
+        if _SERVICE_LINK.search(name.upper()):
+            continue
+        suffixes = [variable.removeprefix("PARAKEET_") for variable in sorted(known)]
+        nearest = difflib.get_close_matches(suffix, suffixes, 1)
+        advice = f"did you mean PARAKEET_{nearest[0]}?" if nearest else "see docs/configuration.md"
+        _warn_once(f"{name} is set, but there is no such setting, so it is ignored: {advice}")
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message)

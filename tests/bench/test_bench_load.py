@@ -28,6 +28,7 @@ def candidate(backend: Backend | None) -> Candidate:
     return Candidate("somebody", backend, "tiny", DATA, SECONDS, SAMPLE_RATE // 10)
 
 
+@pytest.mark.realtime
 def test_speakers_get_their_finals_and_interims() -> None:
     step = measure(candidate("onnx"), 2)
     assert "tiny" in step.about
@@ -40,6 +41,7 @@ def test_speakers_get_their_finals_and_interims() -> None:
     assert step.real_time_factor is None
 
 
+@pytest.mark.realtime
 def test_the_naive_server_hears_with_the_same_measure() -> None:
     step = measure(candidate(None), 1)
     assert step.about.startswith("parakeet-mlx 0.7")

@@ -24,7 +24,7 @@ from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.model.parakeet import MAX_BATCH
+from parakeet_stt.model.model import MAX_BATCH
 from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
 from parakeet_stt.transcript import Hypothesis
 from tests.support.recordings import RECORDINGS
@@ -252,7 +252,7 @@ def test_warming_up_finds_how_many_windows_at_once_are_worth_it(
     shared = load_model("tiny", backend="onnx")
     for most, batch in found.items():
         model = copy.copy(shared)
-        model.encoder, model.batch, model._warm_for = Costly(shared.encoder), 1, 0
+        model.encoder, model.batch, model._measured_batch = Costly(shared.encoder), 1, 0
         device.run(model.warm_up, most)
         assert model.batch == batch
     # One who asks for more later has the rest tried.

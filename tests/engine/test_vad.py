@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt import Engine, Final
@@ -50,7 +50,6 @@ def test_speech_is_found_where_the_labels_say() -> None:
         assert abs(changes[-1].since / SAMPLE_RATE - recording.end) < 0.35
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 20_000), min_size=1, max_size=8))
 def test_changes_do_not_depend_on_the_pieces(lengths: list[int]) -> None:
     audio = said(0, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt import Model, Transcript, load_model
@@ -212,7 +212,6 @@ def test_boosting_changes_tokens_and_neither_where_they_are_nor_what_is_blank(ki
     assert tokens != GOLDEN_ARRAYS[f"{kind}.tokens"].tolist()
 
 
-@settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(KINDS), cuts=st.lists(st.integers(0, 150), max_size=12))
 def test_boosted_decoding_in_pieces_gives_the_same_tokens(kind: str, cuts: list[int]) -> None:
     frames, (decoder, expected) = GOLDEN_ARRAYS[f"{kind}.frames"], decoder_of(kind)

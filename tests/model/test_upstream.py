@@ -11,7 +11,7 @@ from parakeet_stt import Engine, load_model
 from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.errors import ConfigurationError, SessionClosedError
 from parakeet_stt.model import device, upstream
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.stream import StreamOptions
 from tests.support.recordings import RECORDINGS
 

@@ -15,7 +15,8 @@ from parakeet_stt.engine.scheduler import FinalBatcher, scheduler, waiting_for
 from parakeet_stt.engine.session import Session, SessionState
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
-from parakeet_stt.model.parakeet import MAX_BATCH, Model, load_model
+from parakeet_stt.model.loading import load_model
+from parakeet_stt.model.model import MAX_BATCH, Model
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.settings import Backend, Device, ParakeetSettings, Precision, load_settings
 

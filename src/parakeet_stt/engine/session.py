@@ -38,7 +38,7 @@ from parakeet_stt.engine.scheduler import Job, Priority, call_soon, scheduler, s
 from parakeet_stt.engine.segment import Segment
 from parakeet_stt.engine.vad import Change, Speech
 from parakeet_stt.errors import BacklogError, ParakeetError, SessionClosedError
-from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.model import Model
 from parakeet_stt.model.stream import EncoderJob
 from parakeet_stt.transcript import Hypothesis, Transcript
 

@@ -46,7 +46,7 @@ from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
 from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
-from parakeet_stt.audio import SAMPLE_RATE, Converter, pcm16
+from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
@@ -65,11 +65,6 @@ from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.pipecat.vad_progress import VADProgress
 from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
-
-PARAKEET_TTFS_P99 = 0.35
-"""Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
-0.2 s: 0.24 was measured with the bundled model on two CPU cores (docs/benchmarks.md), and a tenth
-is added for larger models. ``parakeet-stt bench pipecat`` prints your machine's."""
 
 SETUP_SECONDS = 10.0
 """Maximum time that :meth:`ParakeetSTTService.setup` waits for the model, in seconds. Pipecat
@@ -183,8 +178,8 @@ class ParakeetSTTService(STTService):
         engine: An engine to share with other services; its own by default. (Services with the
             same model share the model in any case.)
         settings: Overrides of the environment.
-        ttfs_p99_latency: Seconds from the end of speech to the final that turn strategies reckon
-            with.
+        ttfs_p99_latency: Seconds from the end of speech to the final, at the 99th percentile,
+            that are announced to turn strategies. Default: ``PARAKEET_TTFS_P99`` (0.35).
         **kwargs: For :class:`pipecat.services.stt_service.STTService`.
 
     Event handlers:
@@ -210,7 +205,7 @@ class ParakeetSTTService(STTService):
         *,
         engine: Engine | None = None,
         settings: ParakeetMLXSTTSettings | None = None,
-        ttfs_p99_latency: float | None = PARAKEET_TTFS_P99,
+        ttfs_p99_latency: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize the service; arguments and errors as the class says."""
@@ -223,11 +218,13 @@ class ParakeetSTTService(STTService):
             complete.apply_update(settings)
         complete.language = _as_language(complete.language)
         self._values = _validated(complete)
+        if ttfs_p99_latency is None:
+            ttfs_p99_latency = self._values.ttfs_p99
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
         self._engine = engine or Engine.from_settings(self._values)
         self._session: Session | None = None
         self._receiver: asyncio.Task[None] | None = None
-        self._converter: Converter | None = None
+        self._decoder: AudioDecoder | None = None
         self._format = (0, 1)  # Sample rate and channels of the audio that is coming in.
         self._stall: asyncio.TimerHandle | None = None
         self._frame_seconds = 0.0  # Audio in the newest frame.
@@ -333,12 +330,11 @@ class ParakeetSTTService(STTService):
             self._refused_seconds += seconds
             return
         try:
-            pcm = pcm16(audio, channels)
-            convert = self._converter
-            if convert is None or (convert.rate, convert.channels) != (rate, channels):
+            decode = self._decoder
+            if decode is None or (decode.rate, decode.channels) != (rate, channels):
                 self._send_rest()
-                convert = self._converter = Converter(rate, channels)
-            samples = convert(pcm)
+                decode = self._decoder = AudioDecoder("pcm16", rate, channels)
+            samples = decode(audio)
             self._frame_seconds = len(samples) / SAMPLE_RATE
             self._note_speaker()
             if self._user_speaking:
@@ -617,7 +613,7 @@ class ParakeetSTTService(STTService):
         try:
             self._send_rest()
         finally:
-            self._converter = None
+            self._decoder = None
             self._flush(tag)
             self._session.discard()
 
@@ -642,9 +638,9 @@ class ParakeetSTTService(STTService):
         return earlier[-1] if earlier else self._user_id
 
     def _send_rest(self) -> None:
-        """Send what the converter holds back."""
-        if self._converter is not None and self._session is not None:
-            self._session.send(self._converter.flush())
+        """Send what the decoder holds back."""
+        if self._decoder is not None and self._session is not None:
+            self._session.send(self._decoder.flush())
 
     def _watch_for_stall(self) -> None:
         """Start waiting anew for audio to stay away."""

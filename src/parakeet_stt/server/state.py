@@ -18,7 +18,7 @@ from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.language import SURE, detect_language, load_detector
-from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.model import Model
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.server.metrics import Metrics
 from parakeet_stt.server.settings import ServerSettings

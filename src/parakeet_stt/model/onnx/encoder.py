@@ -145,8 +145,8 @@ class OnnxNetwork:
         logits: Floats = outputs.reshape(len(projected), -1)
         if logits.shape[1] != self._outputs:
             raise ModelFormatError(
-                f"{self._session.path} has {logits.shape[1]} outputs where the vocabulary and "
-                f"durations beside it make {self._outputs}"
+                f"{self._session.path} has {logits.shape[1]} outputs, expected {self._outputs} "
+                f"from the vocabulary and durations beside it"
             )
         return logits
 

@@ -24,7 +24,7 @@ from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.engine.events import Event as SessionEvent
 from parakeet_stt.engine.events import Failed, Final
 from parakeet_stt.errors import AudioError, ParakeetError
-from parakeet_stt.model import hub
+from parakeet_stt.model import catalog
 from parakeet_stt.server.connection import (
     BadMessageError,
     GoneError,
@@ -249,7 +249,7 @@ class Wyoming(Dialect[Event]):
 
     def _info(self) -> Info:
         model = self.talk.server.model
-        ours = model.name in hub.BUNDLED
+        ours = model.name in catalog.BUNDLED
         recogniser = AsrModel(
             name=self.talk.server.model_name,
             attribution=_PARAKEET_STT if ours else _NVIDIA,
@@ -258,7 +258,7 @@ class Wyoming(Dialect[Event]):
             version=None,
             # Of a model that nobody knows, all that Parakeets know: where none is listed, Home
             # Assistant would offer none.
-            languages=list(model.languages or hub.LANGUAGES),
+            languages=list(model.languages or catalog.LANGUAGES),
         )
         program = AsrProgram(
             name="parakeet-stt",
