@@ -5,9 +5,11 @@ uv run scripts/record_terminal.py docs/demo.svg parakeet-stt listen --audio FILE
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
@@ -22,7 +24,10 @@ def main(target: str, command: list[str]) -> None:
         console = Console(record=True, width=92, file=nowhere)
         console.print(f"[bold green]$[/] [bold]{shown}[/]", highlight=False)
         console.print(Text(done.stdout.rstrip()))
-        console.save_svg(target, title="parakeet-stt", theme=MONOKAI)
+        svg = console.export_svg(title="parakeet-stt", theme=MONOKAI)
+    # The reader's own monospaced font instead of one from another host.
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    Path(target).write_text(svg.replace("Fira Code", "monospace"), encoding="utf-8")
 
 
 main(sys.argv[1], sys.argv[2:])
