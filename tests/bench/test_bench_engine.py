@@ -11,6 +11,7 @@ import pytest
 from benchmarks.jobs import Job, JobError, measure
 from benchmarks.scores import prefix_fit, ratios
 from benchmarks.tasks import pieces_of, whole_words
+from tests.support.command import benchmark
 from tests.support.recordings import ROOT
 
 DATA = ROOT / "tests" / "data"
