@@ -27,9 +27,9 @@ from parakeet_stt.errors import (
     SessionClosedError,
 )
 from parakeet_stt.model import device
+from parakeet_stt.model.encoder import MAX_WINDOW
 from parakeet_stt.model.model import MAX_BATCH
 from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
-from parakeet_stt.model.windowed import MAX_WINDOW
 from tests.support.recordings import GOLDEN, RECORDINGS
 from tests.support.serving import PATIENCE, eventually
 
