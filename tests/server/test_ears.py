@@ -328,7 +328,7 @@ async def test_there_is_one_engine(served: Served, engine: str, answer: dict[str
         ('{"type":"shout"}', "'shout'"),
         ('{"type":7}', "type"),
         ('{"type":"setlanguage"}', "lang"),
-        ('{"type":"setlanguage","lang":"tlh"}', "the model knows en"),
+        ('{"type":"setlanguage","lang":"tlh"}', "the model transcribes en"),
         ('{"type":"setvadtimeout","seconds":-1}', "seconds"),
         ('{"type":"setvadtimeout","seconds":1e300}', "seconds"),
         ('{"type":"setvadtimeout","seconds":NaN}', "seconds"),

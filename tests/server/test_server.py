@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.hub import BUNDLED
-from parakeet_stt.server.app import DIALECTS
+from parakeet_stt.server.app import WEBSOCKET_PROTOCOLS
 from parakeet_stt.server.settings import ALIASES, load_server_settings
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import EVERY_PORT, PATIENCE, Served, eventually, offline, pcm16, serving
@@ -161,10 +161,10 @@ async def test_without_a_key_nothing_but_health_is_there() -> None:
 
 async def test_a_websocket_without_a_key_is_refused_before_it_is_accepted() -> None:
     with serving(api_keys="right") as served:
-        for path in DIALECTS:
+        for path in WEBSOCKET_PROTOCOLS:
             assert (await refusal(served.ws + path)).status_code == 401
             assert (await refusal(f"{served.ws}{path}?api_key=wrong")).status_code == 401
-        assert served.server.sessions == 0
+        assert served.server.admission.sessions == 0
         url = served.ws + "/v1/stream"
         for options in (
             {"uri": url + "?api_key=right"},
@@ -364,7 +364,7 @@ async def test_a_burst_of_a_client_that_reads_is_answered_whole() -> None:
 # --- disconnects and the end ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(DIALECTS))
+@pytest.mark.parametrize("path", sorted(WEBSOCKET_PROTOCOLS))
 async def test_clients_that_vanish_leave_nothing_behind(served: Served, path: str) -> None:
     for number in range(20):
         ws = await connect(f"{served.ws}{path}?sample_rate=16000")

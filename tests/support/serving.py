@@ -55,10 +55,10 @@ class Served:
         """Wait until no session is left, however it ended."""
 
         async def empty() -> None:
-            await self.server._idle.wait()
+            await self.server.admission.wait_until_idle()
 
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(empty(), self._loop))
-        assert self.server.sessions == 0
+        assert self.server.admission.sessions == 0
         assert self.server.engine.sessions == frozenset()
         assert self.server.conversations == set()
 
