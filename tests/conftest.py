@@ -9,17 +9,35 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from hypothesis import settings
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
 from parakeet_stt.bench.recordings import Recording
 from tests.support.recordings import RECORDINGS, spoken
 from tests.support.serving import EVERY_PORT, Served, serving
 
+settings.register_profile("default", max_examples=10, derandomize=True, deadline=None)
+settings.register_profile("nightly", max_examples=400, deadline=None, print_blob=True)
+settings.load_profile("default")
+
 INSTALLED = {
     "ffmpeg": shutil.which("ffmpeg") is not None,
     "OpenBLAS": find_library("openblas") is not None,
 }
 """What a bare machine does not have, and whether this one does."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave ``nightly`` tests to the nightly profile, and start ``realtime`` tests first.
+
+    A real-time test mostly waits. Workers take tests in order, so one of them waits while the
+    others compute, and none is left waiting alone at the end.
+    """
+    if config.getoption("hypothesis_profile") != "nightly":
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if item not in nightly]
+        config.hook.pytest_deselected(items=nightly)
+    items.sort(key=lambda item: item.get_closest_marker("realtime") is None)
 
 
 @pytest.hookimpl(tryfirst=True)

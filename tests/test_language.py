@@ -11,7 +11,7 @@ import pytest
 
 from parakeet_stt import load_model
 from parakeet_stt.language import SURE, LanguageWatch, detect_language
-from parakeet_stt.model.hub import BUNDLED, KNOWN, languages_of
+from parakeet_stt.model.catalog import BUNDLED, KNOWN, languages_of
 from parakeet_stt.transcript import WORD_MARK, Token, Transcript
 from tests.support.serving import Served, serving
 

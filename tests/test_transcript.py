@@ -96,13 +96,6 @@ def test_words_and_sentences_know_their_tokens() -> None:
     assert tuple(t for segment in found.sentences for t in segment.tokens) == found.tokens
 
 
-def test_shifting_moves_every_time() -> None:
-    found, wanted = transcript().shifted(2.5), transcript(2.5)
-    assert [t.start for t in found.tokens] == pytest.approx([t.start for t in wanted.tokens])
-    assert [t.end for t in found.tokens] == pytest.approx([t.end for t in wanted.tokens])
-    assert (found.text, found.start, found.end) == (wanted.text, 2.5, 7.5)
-
-
 def test_a_hypothesis_is_committed_text_and_tentative_text() -> None:
     tokens = transcript().tokens
     hypothesis = Hypothesis(tokens[:4], tokens[4:6], 2.0)

@@ -63,7 +63,7 @@ def configuration(layers: int, width: int) -> dict[str, Any]:
         layers: Layers of the encoder.
         width: Its width; everything else is as in ``parakeet-tdt-0.6b-v2``.
     """
-    from parakeet_stt.model.hub import BUNDLED
+    from parakeet_stt.model.catalog import BUNDLED
 
     config: dict[str, Any] = copy.deepcopy(
         json.loads((BUNDLED["tiny"] / "config.json").read_text(encoding="utf-8"))

@@ -125,7 +125,8 @@ def gain(samples: Samples, decibels: float) -> Samples:
 def telephone(samples: Samples) -> Samples:
     """The samples as 8 kHz audio, resampled to 16 kHz: nothing above 4 kHz."""
     narrow = soxr.resample(samples, SAMPLE_RATE, 8_000)
-    return soxr.resample(narrow, 8_000, SAMPLE_RATE).astype(np.float32)
+    wide: Samples = soxr.resample(narrow, 8_000, SAMPLE_RATE).astype(np.float32)
+    return wide
 
 
 def _noisy(samples: Samples, level: float, random: np.random.Generator) -> Samples:

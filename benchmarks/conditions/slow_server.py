@@ -98,6 +98,7 @@ class SlowEncoder:
 
     def __init__(self, encoder: Encoder, factor: float, hangs: float) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self._encoder = encoder
         self._factor = factor
         self._hangs = hangs

@@ -15,11 +15,14 @@ from parakeet_stt.model import blas
 if TYPE_CHECKING:
     from parakeet_stt.engine.engine import Engine
     from parakeet_stt.engine.events import Final
+    from parakeet_stt.engine.options import SessionOptions
     from parakeet_stt.engine.session import Session
+    from parakeet_stt.engine.vad import Endpointing
     from parakeet_stt.errors import ParakeetError
     from parakeet_stt.model.device import MLX_GLOBAL_LOCK
-    from parakeet_stt.model.parakeet import Model, load_model
-    from parakeet_stt.model.stream import Stream
+    from parakeet_stt.model.loading import load_model
+    from parakeet_stt.model.model import Model
+    from parakeet_stt.model.stream import Stream, StreamOptions
     from parakeet_stt.pipecat.service import ParakeetMLXSTTService, ParakeetSTTService
     from parakeet_stt.transcript import Hypothesis, Sentence, Token, Transcript, Word
 
@@ -32,25 +35,29 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
+    "Endpointing": "engine.vad",
     "Engine": "engine.engine",
     "Final": "engine.events",
     "Hypothesis": "transcript",
     "MLX_GLOBAL_LOCK": "model.device",
-    "Model": "model.parakeet",
+    "Model": "model.model",
     "ParakeetError": "errors",
     "ParakeetMLXSTTService": "pipecat.service",
     "ParakeetSTTService": "pipecat.service",
     "Sentence": "transcript",
     "Session": "engine.session",
+    "SessionOptions": "engine.options",
     "Stream": "model.stream",
+    "StreamOptions": "model.stream",
     "Token": "transcript",
     "Transcript": "transcript",
     "Word": "transcript",
-    "load_model": "model.parakeet",
+    "load_model": "model.loading",
 }
 
 __all__ = [
     "MLX_GLOBAL_LOCK",
+    "Endpointing",
     "Engine",
     "Final",
     "Hypothesis",
@@ -60,7 +67,9 @@ __all__ = [
     "ParakeetSTTService",
     "Sentence",
     "Session",
+    "SessionOptions",
     "Stream",
+    "StreamOptions",
     "Token",
     "Transcript",
     "Word",

@@ -11,7 +11,7 @@ import pytest
 from parakeet_stt.bench.jobs import Job, JobError, measure
 from parakeet_stt.bench.scores import prefix_fit, ratios
 from parakeet_stt.bench.tasks import pieces_of, whole_words
-from tests.cli.test_cli import parakeet
+from tests.support.command import parakeet
 from tests.support.recordings import ROOT
 
 DATA = ROOT / "tests" / "data"

@@ -28,6 +28,7 @@ def candidate(backend: Backend | None) -> Candidate:
     return Candidate("somebody", backend, "tiny", DATA, SECONDS, SAMPLE_RATE // 10)
 
 
+@pytest.mark.realtime
 def test_speakers_get_their_finals_and_interims() -> None:
     step = measure(candidate("onnx"), 2)
     assert "tiny" in step.about
@@ -40,6 +41,7 @@ def test_speakers_get_their_finals_and_interims() -> None:
     assert step.real_time_factor is None
 
 
+@pytest.mark.realtime
 def test_the_naive_server_hears_with_the_same_measure() -> None:
     step = measure(candidate(None), 1)
     assert step.about.startswith("parakeet-mlx 0.7")
@@ -115,7 +117,7 @@ async def test_a_long_session_is_measured_minute_by_minute() -> None:
     silence = np.zeros(2 * SAMPLE_RATE, np.float32)
     engine = Engine("tiny", backend="onnx", precision="fp32")
     await engine.start()
-    async with engine.open(interval=0.1, preroll=None) as session:
+    async with engine.open() as session:
         minutes = await soak(session, [("speech", speech), ("silence", silence)])
         assert session.seconds == 4
         assert (await session.finish()).text

@@ -31,7 +31,7 @@ from parakeet_stt.bench.server import levels_of
 from parakeet_stt.bench.talker import Conversation, Line, ServerError, talk
 from parakeet_stt.bench.utterance import Utterance
 from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
-from tests.cli.test_cli import parakeet
+from tests.support.command import parakeet
 from tests.support.recordings import RECORDINGS, ROOT
 from tests.support.serving import PATIENCE, Served, eventually, serving
 
@@ -502,6 +502,7 @@ COLUMNS_OF_002 = (
 )
 
 
+@pytest.mark.realtime
 def test_a_real_server_is_measured_level_by_level(served: Served, tmp_path: Path) -> None:
     table, report, plots = tmp_path / "new" / "table.csv", tmp_path / "figures.json", tmp_path
     done = parakeet(

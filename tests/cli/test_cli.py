@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.command import parakeet
+from tests.support.recordings import RECORDINGS
 
 RECORDING = RECORDINGS[0]
-
-
-def parakeet(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "parakeet_stt", *map(str, arguments)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
 
 
 def test_help_names_every_command() -> None:
@@ -129,6 +117,7 @@ def test_listening_to_a_recording_prints_its_finals() -> None:
     assert RECORDING.text in done.stdout
 
 
+@pytest.mark.realtime
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     report = tmp_path / "figures.json"
     plots = tmp_path / "plots"

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -23,7 +24,7 @@ DATA = "encoder-model.onnx.data"
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE
 """Bytes that the hub's client writes at once."""
 HALF = CHUNK + 1_000_000
-NEVER = {"HF_HUB_ETAG_TIMEOUT": "86400", "HF_HUB_DOWNLOAD_TIMEOUT": "86400"}
+NEVER: dict[str, Any] = {"HF_HUB_ETAG_TIMEOUT": "86400", "HF_HUB_DOWNLOAD_TIMEOUT": "86400"}
 """The client gives up a request by itself after a day."""
 
 
@@ -94,7 +95,16 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("before the first byte", marks=pytest.mark.nightly),
+        pytest.param("during config.json", marks=pytest.mark.nightly),
+        "between files",
+        "in the middle of the large file",
+        "before the link in the snapshot",
+    ],
+)
 def test_a_signal_ends_a_download_and_the_next_start_completes_it(
     hub: Hub, machine: Machine, stage: str
 ) -> None:

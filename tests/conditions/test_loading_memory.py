@@ -15,7 +15,7 @@ from tests.support.recordings import ROOT
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows reports memory in another way")
 def test_loading_takes_little_more_memory_than_the_weights_and_returns_it(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = ("-m", "benchmarks.conditions.loading_memory", "--layers", "12", "--width", "512")
+    command = ("-m", "benchmarks.conditions.loading_memory", "--layers", "4", "--width", "512")
     subprocess.run([sys.executable, *command, "--json", str(figures)], cwd=ROOT, check=True)
     loadings = json.loads(figures.read_text())
     assert [(one["file"], one["precision"]) for one in loadings] == [

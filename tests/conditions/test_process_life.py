@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from tests.support import onnx_files
 from tests.support.recordings import GOLDEN, RECORDINGS, ROOT
 
@@ -42,6 +42,7 @@ import numpy as np
 from loguru import logger
 from parakeet_stt import Engine, ParakeetError, load_model
 from parakeet_stt.audio import read_audio
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.vad import Endpointing
 
 SAMPLES = read_audio(Path({str(RECORDING.path)!r}))[{int(RECORDING.start * 16_000)}:]
@@ -49,7 +50,8 @@ SAMPLES = SAMPLES[:{len(RECORDING.samples())}]
 
 async def speak(engine):
     # With endpointing, so that all threads take part: the VAD's, the load's and inference.
-    async with engine.open(interval=None, preroll=1.0, endpointing=Endpointing()) as session:
+    options = SessionOptions(interval=None, preroll=1.0, endpointing=Endpointing())
+    async with engine.open(options) as session:
         session.send(SAMPLES)
         return (await session.finish()).text
 
@@ -238,11 +240,14 @@ print("text:", asyncio.run(main()))
 
 
 @pytest.mark.parametrize("backend", ["mlx", "onnx"])
-def test_the_exit_code_is_the_one_asked_for_while_daemon_threads_transcribe(backend: str) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(8, marks=pytest.mark.nightly)])
+def test_the_exit_code_is_the_one_asked_for_while_daemon_threads_transcribe(
+    backend: str, times: int
+) -> None:
     program = """
 model = load_model("tiny", backend=sys.argv[1])
 begun = threading.Barrier(4)
-data = [[number] for number in range(4_000_000)]  # As in large programs, the end takes a while.
+data = [[number] for number in range(1_000_000)]  # As in large programs, the end takes a while.
 
 def work():
     begun.wait()
@@ -255,13 +260,17 @@ begun.wait()
 model.transcribe(SAMPLES)
 sys.exit(7)
 """
-    for _ in range(4):  # It is a race: once is not enough to see it lost.
+    for _ in range(times):  # It is a race: once is not enough to see it lost.
         done = python(program, backend)
         assert (done.returncode, "Traceback" in done.stderr) == (7, False), done.stderr
 
 
 @pytest.mark.parametrize("backend", ["mlx", "onnx"])
-def test_a_program_may_end_while_its_engine_loads(backend: str) -> None:
+@pytest.mark.parametrize(
+    "seconds", [0, 0.1, *(pytest.param(s, marks=pytest.mark.nightly) for s in (0.02, 0.3, 0.5))]
+)
+def test_a_program_may_end_while_its_engine_loads(backend: str, seconds: float) -> None:
+    """Wherever in the load that is."""
     program = """
 engine = Engine("tiny", backend=sys.argv[1])
 
@@ -272,9 +281,8 @@ async def begin():
 asyncio.run(begin())
 sys.exit(7)
 """
-    for seconds in (0, 0.02, 0.1, 0.3):  # Wherever in the load that is.
-        done = python(program, backend, seconds)
-        assert (done.returncode, "Traceback" in done.stderr) == (7, False), done.stderr
+    done = python(program, backend, seconds)
+    assert (done.returncode, "Traceback" in done.stderr) == (7, False), done.stderr
 
 
 def broken(folder: Path, module: str, error: str) -> Path:

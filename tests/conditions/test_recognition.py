@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from difflib import SequenceMatcher
 
 import jiwer
@@ -23,8 +22,8 @@ from benchmarks.conditions.recordings import (
 )
 from benchmarks.conditions.reference import streamed, untrimmed
 from parakeet_stt import Model, load_model
-from parakeet_stt.audio import Samples, read_audio
-from parakeet_stt.bench.recordings import normalised
+from parakeet_stt.audio import read_audio
+from parakeet_stt.bench.recordings import Recording, normalised
 from tests.support.recordings import RECORDINGS, ROOT
 
 SINGLE = [r for r in RECORDINGS if r.set != "several"]
@@ -47,11 +46,18 @@ def lost(before: str, after: str) -> Counter[str]:
 
 
 @pytest.mark.parametrize("kind", ["click", "softer", "fade", "offset"])
+@pytest.mark.parametrize(
+    ("backend", "every"),
+    [
+        ("onnx", 10),
+        pytest.param("onnx", 2, marks=pytest.mark.nightly),
+        pytest.param("mlx", 20, marks=pytest.mark.nightly),
+    ],
+)
 def test_words_beside_loud_sounds_are_as_right_as_with_nothing_left_out(
-    kind: str, backend: str
+    kind: str, model: Model, every: int
 ) -> None:
-    model = load_model("tiny", backend=backend)  # type: ignore[arg-type]
-    chosen = cases(kind, 2 if backend == "onnx" else 20)
+    chosen = cases(kind, every)
     texts = [case.text for case in chosen]
     heard = [model.transcribe(case.samples).text for case in chosen]
     whole = [untrimmed(model, case.samples) for case in chosen]
@@ -61,9 +67,10 @@ def test_words_beside_loud_sounds_are_as_right_as_with_nothing_left_out(
 
 
 @pytest.mark.parametrize("kind", ["click", "softer", "fade", "offset"])
-def test_the_final_has_the_words_of_the_newest_interim(kind: str) -> None:
+@pytest.mark.parametrize("every", [20, pytest.param(5, marks=pytest.mark.nightly)])
+def test_the_final_has_the_words_of_the_newest_interim(kind: str, every: int) -> None:
     model = load_model("tiny", backend="onnx")
-    for case in cases(kind, 10):
+    for case in cases(kind, every):
         with model.transcribe_stream() as stream:
             for start in range(0, len(case.samples), 3_200):
                 hypothesis = stream.add_audio(case.samples[start : start + 3_200])
@@ -81,9 +88,14 @@ def test_a_pop_before_soft_speech_does_not_empty_the_final(model: Model) -> None
 
 
 @pytest.mark.parametrize("level", ["silence", "noise at -60 dB"])
-def test_long_silence_around_sentences_does_not_change_them(level: str, backend: str) -> None:
-    model = load_model("tiny", backend=backend)  # type: ignore[arg-type]
-    chosen = SINGLE[:16] if backend == "onnx" else SINGLE[:2]
+@pytest.mark.parametrize(
+    ("backend", "count"),
+    [("onnx", 16), pytest.param("mlx", 2, marks=pytest.mark.nightly)],
+)
+def test_long_silence_around_sentences_does_not_change_them(
+    level: str, model: Model, count: int
+) -> None:
+    chosen = SINGLE[:count]
     alone: dict[str, list[tuple[str, str]]] = {"0": [], "40": []}
     for case in long_silence(chosen, np.random.default_rng(1), (0, 40)):
         if level in case.condition:
@@ -94,24 +106,29 @@ def test_long_silence_around_sentences_does_not_change_them(level: str, backend:
     assert around <= without + 0.005
 
 
-def long_recordings(model: Model) -> Iterator[Samples]:
-    """Wide and narrow audio of 30 s and longer."""
-    random = np.random.default_rng(3)
-    chosen = RECORDINGS if model.encoder.name == "onnx" else SINGLE[:24]
-    return joined(chosen, random, (30, 60))
-
-
-def test_a_final_is_offline_bit_for_bit_also_of_telephone_audio(model: Model) -> None:
-    """Tokens, times, confidences and probabilities."""
+@pytest.mark.parametrize(
+    ("backend", "recordings", "seconds"),
+    [
+        ("onnx", SINGLE[:24], (33, 34)),
+        ("mlx", SINGLE[:4], (33, 34)),
+        pytest.param("onnx", RECORDINGS, (30, 60), marks=pytest.mark.nightly),
+        pytest.param("mlx", SINGLE[:24], (30, 60), marks=pytest.mark.nightly),
+    ],
+    ids=["onnx", "mlx", "onnx, all", "mlx, more"],
+)
+def test_a_final_is_offline_bit_for_bit_also_of_telephone_audio(
+    model: Model, recordings: list[Recording], seconds: tuple[float, float]
+) -> None:
+    """Tokens, times, confidences and probabilities, of wide and narrow audio."""
     random = np.random.default_rng(4)
-    for samples in long_recordings(model):
+    for samples in joined(recordings, np.random.default_rng(3), seconds):
         assert streamed(model, samples, random) == model.transcribe(samples)
 
 
 def test_a_final_without_a_word_is_empty(model: Model) -> None:
     """Scraps of speech, in which the model finds a full stop or a question mark at most."""
     random = np.random.default_rng(5)
-    for recording in SINGLE:
+    for recording in SINGLE[::4]:
         samples = recording.samples()
         start = int(random.integers(0, len(samples) - 6_400))
         with model.transcribe_stream() as stream:

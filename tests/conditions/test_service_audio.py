@@ -26,12 +26,23 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.tests.utils import SleepFrame, run_test
 
-from parakeet_stt import Hypothesis, Transcript, session
+from parakeet_stt import Hypothesis, Transcript
+from parakeet_stt.engine import session
 from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module
-from tests.conditions.test_service_loading import Events, running
-from tests.pipecat.test_service import SINGLE, START, STOP, audio, finals, run, service, spoken
+from tests.support.recordings import CLEAR
+from tests.support.services import (
+    START,
+    STOP,
+    Events,
+    audio,
+    finals,
+    run,
+    running,
+    service,
+    spoken,
+)
 
 
 @pytest.fixture
@@ -69,7 +80,7 @@ async def test_an_overflow_is_one_error_and_its_end_is_one_notice(warnings: list
     stt = service()
     events = Events(stt)
     opened = threading.Event()
-    speech = np.tile(SINGLE[0].samples(), 120)[: int((MAX_BACKLOG_SECONDS + 5) * 16_000)]
+    speech = np.tile(CLEAR[0].samples(), 120)[: int((MAX_BACKLOG_SECONDS + 5) * 16_000)]
     async with running(stt) as (worker, tap):
         busy = device.submit(opened.wait)
         try:
@@ -86,7 +97,7 @@ async def test_an_overflow_is_one_error_and_its_end_is_one_notice(warnings: list
                 await asyncio.sleep(0.01)
             await worker.queue_frames([STOP(), *spoken(1)])
             assert len((await tap.finals.get()).text.split()) > 400
-            assert (await tap.finals.get()).text == SINGLE[1].text
+            assert (await tap.finals.get()).text == CLEAR[1].text
     assert len(events.errors) == 1
     assert len([line for line in warnings if "accepted again" in line]) == 1
 
@@ -99,7 +110,7 @@ async def test_an_end_during_an_overflow_brings_the_final_of_what_was_kept(
     stt = service()
     events = Events(stt)
     opened = threading.Event()
-    speech = np.tile(SINGLE[0].samples(), 9)
+    speech = np.tile(CLEAR[0].samples(), 9)
     async with running(stt) as (worker, tap):
         busy = device.submit(opened.wait)
         await worker.queue_frames([START(), *audio(speech, rate=8_000)])
@@ -118,19 +129,19 @@ async def test_a_stretch_of_audio_that_cannot_be_used_is_one_error(warnings: lis
     (error,) = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert "sample rate 100 Hz" in error.error
     assert len([line for line in warnings if "accepted again" in line]) == 1
-    assert [f.text for f in finals(down)] == [SINGLE[0].text]
+    assert [f.text for f in finals(down)] == [CLEAR[0].text]
 
 
 async def test_frames_cross_pipecats_json_bus_whole(warnings: list[str]) -> None:
     async with running(service()) as (worker, tap), asyncio.timeout(60):
         await worker.queue_frame(START())
-        pieces = itertools.cycle(audio(SINGLE[0].samples()))
+        pieces = itertools.cycle(audio(CLEAR[0].samples()))
         while tap.interims.empty():
             await worker.queue_frame(next(pieces))
             await asyncio.sleep(0.02)
         await worker.queue_frame(STOP())
         interim, final = await tap.interims.get(), await tap.finals.get()
-    serializer = JSONMessageSerializer()
+    serializer = JSONMessageSerializer()  # type: ignore[no-untyped-call]
     for frame in (interim, final):
         message = BusFrameMessage(source="here", frame=frame, direction=FrameDirection.DOWNSTREAM)
         arrived = serializer.deserialize(serializer.serialize(message))

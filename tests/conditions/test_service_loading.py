@@ -4,99 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 from pipecat.frames.frames import (
-    EndFrame,
     ErrorFrame,
-    Frame,
-    InterimTranscriptionFrame,
     ManuallySwitchServiceFrame,
     STTUpdateSettingsFrame,
-    TranscriptionFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.service_switcher import ServiceSwitcher, ServiceSwitcherStrategyFailover
 from pipecat.pipeline.worker import PipelineWorker, ProcessorUnusablePolicy
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.tests.utils import run_test
 from pipecat.workers.runner import WorkerRunner
 
 from parakeet_stt import ParakeetSTTService
 from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module
-from tests.pipecat.test_service import SINGLE, Settings, finals, service, spoken
-
-
-class Events:
-    """What a service reports, as it is reported."""
-
-    def __init__(self, stt: ParakeetSTTService) -> None:
-        self.errors: list[ErrorFrame] = []
-        self.error = asyncio.Event()
-        self.connected = asyncio.Event()
-        self.failed = asyncio.Event()
-        stt.add_event_handler("on_error", self._on_error)
-        stt.add_event_handler("on_connected", self._on_connected)
-        stt.add_event_handler("on_connection_error", self._on_connection_error)
-
-    async def _on_error(self, _: object, error: ErrorFrame) -> None:
-        self.errors.append(error)
-        self.error.set()
-
-    async def _on_connected(self, _: object) -> None:
-        self.connected.set()
-
-    async def _on_connection_error(self, _: object, message: str) -> None:
-        assert message
-        self.failed.set()
-
-
-class Tap(FrameProcessor):
-    """Keeps what is transcribed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.interims: asyncio.Queue[InterimTranscriptionFrame] = asyncio.Queue()
-        self.finals: asyncio.Queue[TranscriptionFrame] = asyncio.Queue()
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        await super().process_frame(frame, direction)
-        match frame:
-            case InterimTranscriptionFrame():
-                self.interims.put_nowait(frame)
-            case TranscriptionFrame():
-                self.finals.put_nowait(frame)
-        await self.push_frame(frame, direction)
-
-
-@asynccontextmanager
-async def running(stt: FrameProcessor) -> AsyncIterator[tuple[PipelineWorker, Tap]]:
-    """A pipeline around the service, from its start to its EndFrame."""
-    tap, started = Tap(), asyncio.Event()
-    worker = PipelineWorker(Pipeline([stt, tap]), enable_rtvi=False, cancel_on_idle_timeout=False)
-
-    @worker.event_handler("on_pipeline_started")
-    async def begun(*_: object) -> None:
-        started.set()
-
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
-    run = asyncio.create_task(runner.run())
-    try:
-        await started.wait()
-        yield worker, tap
-        await worker.queue_frame(EndFrame())
-        ended, _ = await asyncio.wait([run], timeout=60)
-        assert ended, "the pipeline does not end"
-    finally:
-        await runner.cancel()
-        await asyncio.wait([run], timeout=10)
+from tests.support.recordings import CLEAR
+from tests.support.services import Events, Settings, finals, running, service, spoken
 
 
 @pytest.fixture
@@ -187,7 +116,7 @@ async def test_a_switcher_fails_over_and_the_backup_transcribes_the_first_uttera
     )
     down, up = await run_test(switcher, frames_to_send=spoken(0), start_timeout=30)
     assert switcher.strategy.active_service is backup
-    assert [f.text for f in finals(down)] == [SINGLE[0].text]
+    assert [f.text for f in finals(down)] == [CLEAR[0].text]
     assert not [frame for frame in up if isinstance(frame, ErrorFrame)]
 
 
@@ -207,7 +136,7 @@ async def test_after_a_switch_finals_do_not_wait_for_the_model_of_the_other_serv
         await worker.queue_frame(ManuallySwitchServiceFrame(service=ready))
         await switched.wait()
         await worker.queue_frames(spoken(1))
-        assert (await tap.finals.get()).text == SINGLE[1].text
+        assert (await tap.finals.get()).text == CLEAR[1].text
         assert not events.failed.is_set(), "it waited until the download had failed"
 
 
@@ -244,7 +173,7 @@ async def test_a_model_that_is_late_is_announced_and_what_was_said_is_transcribe
         gate.set()
         async with asyncio.timeout(30):
             await events.connected.wait()
-            assert (await tap.finals.get()).text == SINGLE[0].text
+            assert (await tap.finals.get()).text == CLEAR[0].text
     assert not events.errors
 
 
@@ -260,7 +189,7 @@ async def test_another_model_replaces_one_whose_download_fails_later(
             await events.connected.wait()
             download.set()
             await worker.queue_frames(spoken(0))
-            assert (await tap.finals.get()).text == SINGLE[0].text
+            assert (await tap.finals.get()).text == CLEAR[0].text
     assert stt.is_usable
     assert not events.errors
 

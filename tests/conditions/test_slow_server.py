@@ -40,6 +40,7 @@ class HeldEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self._encoder = encoder
         self.called = threading.Event()
         self._released = threading.Event()
@@ -176,7 +177,7 @@ class Client:
         else:
             for start in range(0, len(pcm), 32_000):
                 chunk = AudioChunk(16_000, 2, 1, pcm[start : start + 32_000]).event()
-                head = {"type": chunk.type, "data": chunk.data}
+                head: dict[str, Any] = {"type": chunk.type, "data": chunk.data}
                 payload = chunk.payload or b""
                 head["payload_length"] = len(payload)
                 self._writer.write(json.dumps(head).encode() + b"\n" + payload)
@@ -356,6 +357,7 @@ async def test_a_client_gets_answers_to_its_pings_while_its_audio_is_held_back()
         assert "".join(map(final_text, messages)) == offline(LONG * 2)
 
 
+@pytest.mark.realtime
 async def test_the_keepalive_spares_clients_whose_pong_is_behind_audio_that_is_held_back() -> None:
     settings = {"max_backlog_seconds": 1, "max_unread_kb": 64}
     with serving_with(HeldEncoder, **settings) as (served, encoder):

@@ -17,13 +17,14 @@ import pytest
 
 from parakeet_stt import Engine, Model, Transcript, load_model
 from parakeet_stt.engine.events import Event, Final, SegmentEnded
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.scheduler import LONGEST_BATCH_SECONDS, RESERVE, Job, Priority, Scheduler
 from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.model.parakeet import MAX_BATCH
+from parakeet_stt.model.model import MAX_BATCH
 from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
 from parakeet_stt.transcript import Hypothesis
 from tests.support.recordings import RECORDINGS
@@ -38,6 +39,7 @@ class Watched:
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self.batches: list[list[int]] = []
         self._encoder = encoder
 
@@ -149,7 +151,7 @@ async def test_recordings_let_people_who_speak_now_go_first() -> None:
     with busy_thread():
         futures = []
         for name, low_priority in (("one", True), ("other", True), ("live", False)):
-            session = engine.open(interval=None, low_priority=low_priority)
+            session = engine.open(SessionOptions(interval=None, low_priority=low_priority))
             session.send(SPEECH[0])
             future = session.flush()
             future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
@@ -251,7 +253,7 @@ def test_warming_up_finds_how_many_windows_at_once_are_worth_it(
     shared = load_model("tiny", backend="onnx")
     for most, batch in found.items():
         model = copy.copy(shared)
-        model.encoder, model.batch, model._warm_for = Costly(shared.encoder), 1, 0
+        model.encoder, model.batch, model._measured_batch = Costly(shared.encoder), 1, 0
         device.run(model.warm_up, most)
         assert model.batch == batch
     # One who asks for more later has the rest tried.
@@ -427,7 +429,7 @@ class Table:
 
     def sit_down(self, *, interval: float | None = None) -> Session:
         """Somebody who speaks: a segment is open."""
-        session = self.engine.open(interval=interval)
+        session = self.engine.open(SessionOptions(interval=interval))
         session.send(SPEECH[0])
         return session
 

@@ -6,16 +6,16 @@ import asyncio
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt import Engine, Final
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.engine.events import Event, SpeechStarted, SpeechStopped, TimeReached
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import Change, Endpointer, Endpointing, Speech
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.model.stream import StreamOptions
 from tests.support.recordings import RECORDINGS
 
 SINGLE = [recording for recording in RECORDINGS if recording.set == "known"]
@@ -34,6 +34,9 @@ async def engine() -> Engine:
     return engine
 
 
+ENDPOINTED = SessionOptions(interval=None, preroll=0.6, endpointing=Endpointing())
+
+
 async def collect(session: Session) -> list[Event]:
     return [event async for event in session]
 
@@ -47,7 +50,6 @@ def test_speech_is_found_where_the_labels_say() -> None:
         assert abs(changes[-1].since / SAMPLE_RATE - recording.end) < 0.35
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 20_000), min_size=1, max_size=8))
 def test_changes_do_not_depend_on_the_pieces(lengths: list[int]) -> None:
     audio = said(0, 1)
@@ -80,7 +82,7 @@ def test_endpointing_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
 @pytest.mark.parametrize("piece", [160, 1600, 16_000])
 async def test_a_session_finds_the_segments_by_itself(engine: Engine, piece: int) -> None:
     audio = said(0, 1, 2)
-    async with engine.open(preroll=0.6, endpointing=Endpointing()) as session:
+    async with engine.open(SessionOptions(preroll=0.6, endpointing=Endpointing())) as session:
         collecting = asyncio.create_task(collect(session))
         for start in range(0, len(audio), piece):
             session.send(audio[start : start + piece])
@@ -99,7 +101,7 @@ async def test_what_is_heard_does_not_depend_on_the_pieces(engine: Engine) -> No
     audio = said(4, 5)
 
     async def hear(piece: int) -> list[Event]:
-        async with engine.open(interval=None, preroll=0.6, endpointing=Endpointing()) as session:
+        async with engine.open(ENDPOINTED) as session:
             for start in range(0, len(audio), piece):
                 session.send(audio[start : start + piece])
             await session.finish()
@@ -113,7 +115,7 @@ async def test_a_reminder_comes_in_its_place_among_the_events(engine: Engine) ->
     first, audio = len(said(4)) / SAMPLE_RATE, said(4, 5)
 
     async def hear(piece: int) -> list[Event]:
-        async with engine.open(interval=None, preroll=0.6, endpointing=Endpointing()) as session:
+        async with engine.open(ENDPOINTED) as session:
             session.notify_at(first)
             for start in range(0, len(audio), piece):
                 session.send(audio[start : start + piece])
@@ -133,7 +135,7 @@ async def test_a_reminder_comes_in_its_place_among_the_events(engine: Engine) ->
 async def test_a_flush_hears_what_was_too_short_for_the_endpointer(engine: Engine) -> None:
     recording = SINGLE[0]
     patient = Endpointing(start_seconds=30)
-    async with engine.open(preroll=0.6, endpointing=patient) as session:
+    async with engine.open(SessionOptions(preroll=0.6, endpointing=patient)) as session:
         session.send(recording.samples())
         assert (await session.flush()).text == recording.text
         session.send(np.zeros(16_000, np.float32))
@@ -143,7 +145,7 @@ async def test_a_flush_hears_what_was_too_short_for_the_endpointer(engine: Engin
 async def test_after_a_flush_in_the_midst_of_speech_nothing_is_lost(engine: Engine) -> None:
     audio = said(0)
     middle = len(SINGLE[0].samples()) // 2
-    async with engine.open(preroll=0.6, endpointing=Endpointing()) as session:
+    async with engine.open(SessionOptions(preroll=0.6, endpointing=Endpointing())) as session:
         collecting = asyncio.create_task(collect(session))
         session.send(audio[:middle])
         first = session.flush("asked")
@@ -158,7 +160,7 @@ async def test_after_a_flush_in_the_midst_of_speech_nothing_is_lost(engine: Engi
 
 
 async def test_every_flush_is_acknowledged_in_order(engine: Engine) -> None:
-    async with engine.open(interval=None) as session:
+    async with engine.open(SessionOptions(interval=None)) as session:
         session.send(SINGLE[0].samples())
         for tag in range(5):
             session.flush(tag)
@@ -170,7 +172,7 @@ async def test_every_flush_is_acknowledged_in_order(engine: Engine) -> None:
 async def test_a_short_segment_goes_on_over_a_silence(engine: Engine) -> None:
     audio = said(0, 1, 2)
     lasting = Endpointing(min_segment_seconds=len(said(0)) / SAMPLE_RATE + 1)
-    async with engine.open(interval=None, endpointing=lasting) as session:
+    async with engine.open(SessionOptions(interval=None, endpointing=lasting)) as session:
         session.send(audio)
         await session.finish()
         finals = [e.transcript for e in await collect(session) if isinstance(e, Final)]
@@ -182,9 +184,9 @@ async def test_a_short_segment_goes_on_over_a_silence(engine: Engine) -> None:
 
 async def test_endpointing_may_be_changed_while_speech_is_judged(engine: Engine) -> None:
     audio = said(0)
-    async with engine.open(preroll=0.6, endpointing=Endpointing()) as session:
+    async with engine.open(SessionOptions(preroll=0.6, endpointing=Endpointing())) as session:
         session.send(audio)
-        session.configure(StreamOptions(), interval=None, preroll=None)
+        session.configure(SessionOptions(interval=None))
         assert (await session.flush()).text in SINGLE[0].text
         session.send(SINGLE[1].samples())
         assert (await session.flush()).text == SINGLE[1].text
@@ -203,7 +205,7 @@ def keypad(seconds: float) -> Samples:
 
 
 async def test_a_flush_transcribes_no_half_minute_of_tones(engine: Engine) -> None:
-    async with engine.open(interval=None, preroll=0.6, endpointing=Endpointing()) as session:
+    async with engine.open(ENDPOINTED) as session:
         session.send(keypad(29))
         final = await session.flush()
         assert final.end - final.start < 3.5
@@ -216,6 +218,8 @@ async def test_a_word_that_is_too_short_for_the_endpointer_is_heard_behind_tones
 ) -> None:
     word = SINGLE[0].samples()
     patient = Endpointing(start_seconds=len(word) / SAMPLE_RATE)
-    async with engine.open(interval=None, preroll=0.6, endpointing=patient) as session:
+    async with engine.open(
+        SessionOptions(interval=None, preroll=0.6, endpointing=patient)
+    ) as session:
         session.send(np.concatenate((keypad(12), PAUSE, word)))
         assert SINGLE[0].text in (await session.flush()).text

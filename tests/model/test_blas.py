@@ -114,7 +114,7 @@ def test_a_machine_without_one_works_and_says_what_to_install() -> None:
 @pytest.mark.parametrize(
     ("library", "message"), [("/nowhere/libx.so", "cannot be loaded"), ("libm.so.6", "cblas_sgemm")]
 )
-def test_a_library_that_cannot_serve_is_refused(library: str, message: str) -> None:
+def test_a_library_that_cannot_serve_is_one_warning_on_import(library: str, message: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import parakeet_stt"],
         env={**os.environ, "PARAKEET_BLAS": library},
@@ -122,9 +122,11 @@ def test_a_library_that_cannot_serve_is_refused(library: str, message: str) -> N
         text=True,
         check=False,
     )
-    assert done.returncode != 0
-    assert f"PARAKEET_BLAS={library}" in done.stderr
-    assert message in done.stderr
+    assert done.returncode == 0
+    (warning,) = done.stderr.splitlines()
+    assert f"PARAKEET_BLAS={library}" in warning
+    assert message in warning
+    assert "PARAKEET_BLAS=auto is used" in warning
 
 
 THREADS = """

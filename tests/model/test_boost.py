@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt import Model, Transcript, load_model
 from parakeet_stt.bench.boost import lists, measure, names
 from parakeet_stt.engine.engine import Engine
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.boost import Phrases, Place, phrases_of
 from parakeet_stt.model.config import ModelConfig
@@ -149,7 +150,7 @@ async def test_a_session_expects_other_phrases_from_its_next_segment_on() -> Non
     async with engine.open() as session:
         finals = []
         for boost in ({}, EXPECTED, {}):
-            session.configure(StreamOptions(boost=boost), interval=None, preroll=None)
+            session.configure(SessionOptions(stream=StreamOptions(boost=boost), interval=None))
             session.send(NAMED.samples())
             finals.append(await session.flush())
     assert finals[1].text == FOUND
@@ -211,7 +212,6 @@ def test_boosting_changes_tokens_and_neither_where_they_are_nor_what_is_blank(ki
     assert tokens != GOLDEN_ARRAYS[f"{kind}.tokens"].tolist()
 
 
-@settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(KINDS), cuts=st.lists(st.integers(0, 150), max_size=12))
 def test_boosted_decoding_in_pieces_gives_the_same_tokens(kind: str, cuts: list[int]) -> None:
     frames, (decoder, expected) = GOLDEN_ARRAYS[f"{kind}.frames"], decoder_of(kind)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt import load_model
+from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.decoder import GreedyTransducer, judge
-from parakeet_stt.model.frontend import log_mel, normalize
-from parakeet_stt.model.hub import BUNDLED
 from parakeet_stt.model.onnx.encoder import OnnxNetwork
+from tests.support.features import log_mel, normalize
 from tests.support.recordings import GOLDEN, RECORDINGS
 
 ARRAYS = np.load(GOLDEN / "decoding.npz")
@@ -45,7 +45,6 @@ def test_the_golden_sequences_hold_what_is_hard() -> None:
     assert len(set(starts)) < len(ARRAYS["rnnt.frames"])
 
 
-@settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(KINDS), cuts=st.lists(st.integers(0, 150), max_size=12))
 def test_decoding_in_pieces_gives_the_same_tokens(kind: str, cuts: list[int]) -> None:
     frames, decoder = ARRAYS[f"{kind}.frames"], decoder_of(kind)

@@ -8,9 +8,10 @@ import pytest
 from loguru import logger
 
 from parakeet_stt import Engine, load_model
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.errors import ConfigurationError, SessionClosedError
 from parakeet_stt.model import device, upstream
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.stream import StreamOptions
 from tests.support.recordings import RECORDINGS
 
@@ -42,7 +43,9 @@ def test_it_says_what_parakeet_mlx_says() -> None:
 async def test_a_session_can_use_it() -> None:
     engine = Engine("tiny", backend="mlx")
     await engine.start()
-    async with engine.open(StreamOptions(streaming="upstream"), interval=1.0) as session:
+    async with engine.open(
+        SessionOptions(stream=StreamOptions(streaming="upstream"), interval=1.0)
+    ) as session:
         session.send(SAMPLES)
         assert (await session.flush()).text
         session.send(np.zeros(10, np.float32))

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import websockets
 
 from parakeet_stt.bench.recordings import normalised, read_turns
 from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.telephone import MULAW, compand
 
 SAMPLE = "samples/spelling.flac"
 
@@ -38,6 +40,7 @@ def bot(
     )
 
 
+@pytest.mark.realtime
 def test_a_recording_is_heard_turn_by_turn() -> None:
     turns, _ = read_turns(ROOT / "samples" / "conversation.json")
     done = bot("--audio", "samples/conversation.flac")
@@ -82,7 +85,7 @@ def test_a_recording_is_heard_turn_by_turn() -> None:
     ],
 )
 def test_what_is_missing_or_wrong_is_said(
-    arguments: tuple[str, ...], environment: dict[str, str], message: str
+    arguments: tuple[str, ...], environment: dict[str, Any], message: str
 ) -> None:
     done = bot(*arguments, **environment)
     assert done.returncode == 1
@@ -118,6 +121,7 @@ def test_help_has_the_options_of_the_bot_and_of_pipecats_runner() -> None:
     assert {"--audio", "--model", "--transport", "--port"} <= set(done.stdout.split())
 
 
+@pytest.mark.realtime
 async def test_a_telephone_call_is_transcribed() -> None:
     """A client that sends what Twilio sends: a start message, then 20 ms of mu-law at a time."""
     with socket.socket() as probe:
@@ -125,7 +129,7 @@ async def test_a_telephone_call_is_transcribed() -> None:
         port = probe.getsockname()[1]
     recording = next(r for r in RECORDINGS if r.set == "known" and r.text.endswith("?"))
     speech = soxr.resample(recording.samples(), 16_000, 8_000)
-    pcm = np.concatenate((np.zeros(4_000), speech, np.zeros(16_000))).clip(-1, 1) * 32_767
+    audio = np.concatenate((np.zeros(4_000), speech, np.zeros(16_000))).astype(np.float32)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(ROOT / "examples" / "bot_v2.py"),
@@ -143,7 +147,7 @@ async def test_a_telephone_call_is_transcribed() -> None:
                 await call.send(json.dumps({"event": "connected", "protocol": "Call"}))
                 begin = {"streamSid": "MZ0", "callSid": "CA0", "customParameters": {}}
                 await call.send(json.dumps({"event": "start", "start": begin}))
-                sending = asyncio.create_task(_send_call(call, _mulaw(pcm.astype(np.int16))))
+                sending = asyncio.create_task(_send_call(call, compand(audio, MULAW)))
                 line = await _line_with(process.stdout, "  heard ")
                 sending.cancel()
     finally:
@@ -166,16 +170,6 @@ async def _line_with(stream: asyncio.StreamReader, text: str) -> str:
         if text in line:
             return line
     raise AssertionError("the bot has ended:\n" + "".join(lines))
-
-
-def _mulaw(samples: np.ndarray) -> bytes:
-    """16-bit samples as G.711 mu-law."""
-    magnitude = np.minimum(np.abs(samples.astype(np.int32)), 32_635) + 132
-    exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
-    mantissa = (magnitude >> (exponent + 3)) & 15
-    return (
-        (~(np.where(samples < 0, 128, 0) | (exponent << 4) | mantissa) & 255).astype("u1").tobytes()
-    )
 
 
 def test_without_pipecats_runner_the_bot_says_what_it_needs(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import jiwer
 import numpy as np
 import pytest
-import soxr
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.frames.frames import (
     CancelFrame,
@@ -26,85 +25,41 @@ from pipecat.frames.frames import (
     STTMetadataFrame,
     STTMuteFrame,
     STTUpdateSettingsFrame,
-    TranscriptionFrame,
     UserAudioRawFrame,
     UserStoppedSpeakingFrame,
-    VADUserStartedSpeakingFrame,
-    VADUserStoppedSpeakingFrame,
 )
 from pipecat.metrics.metrics import STTUsageMetricsData, TTFBMetricsData
 from pipecat.pipeline.service_switcher import ServiceSwitcher
-from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
-from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.tests.utils import SleepFrame, run_test
 from pipecat.transcriptions.language import Language
 
-from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript, load_model
+from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript
 from parakeet_stt.bench.pipecat import hear
 from parakeet_stt.bench.recordings import normalised, read_turns
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.pipecat.player import Player
-from parakeet_stt.pipecat.service import PARAKEET_TTFS_P99, STALL_SECONDS
+from parakeet_stt.pipecat.segments import STALL_SECONDS
+from parakeet_stt.settings import PARAKEET_TTFS_P99
 from tests.support.pipelines import Listener, drive
-from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.recordings import CLEAR, ROOT
+from tests.support.services import (
+    START,
+    STOP,
+    Events,
+    Settings,
+    audio,
+    finals,
+    run,
+    service,
+    spoken,
+)
 from tests.support.serving import PATIENCE, eventually
-
-Settings = ParakeetSTTService.Settings
-# Recordings that the model hears right offline, so that a wrong final is the service's fault.
-SINGLE = [
-    r
-    for r in RECORDINGS
-    if r.set == "known"
-    and r.end - r.start < 4
-    and load_model("tiny", backend="onnx").transcribe(r.samples()).text == r.text
-]
-START, STOP = VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
-
-
-def service(backend: str = "onnx", **settings: Any) -> ParakeetSTTService:
-    return ParakeetSTTService(settings=Settings(model="tiny", backend=backend, **settings))
-
-
-def audio(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> list[Frame]:
-    """20 ms frames of ``float32 [samples]`` at 16 kHz, converted to a rate and channels."""
-    if rate != 16_000:
-        samples = soxr.resample(samples, 16_000, rate)
-    pcm = (np.clip(samples, -1, 1) * 32767).astype("<i2")
-    size = rate // 50
-    pieces = [pcm[i : i + size] for i in range(0, len(pcm), size)]
-    return [
-        InputAudioRawFrame(np.repeat(piece, channels).tobytes(), rate, channels) for piece in pieces
-    ]
-
-
-def spoken(index: int, **form: Any) -> list[Frame]:
-    """A recording between a VAD's frames, as a VAD in front of the service sends them."""
-    frames = audio(SINGLE[index].samples(), **form)
-    first = int(SINGLE[index].start * 50) + 10
-    return [*frames[:first], START(start_secs=0.2), *frames[first:], STOP(stop_secs=0.2)]
-
-
-async def run(
-    processor: FrameProcessor, frames: Sequence[Frame], metrics: bool = False, **options: Any
-) -> list[Frame]:
-    """Run frames through a processor with Pipecat's own utility; gives what went downstream."""
-    down, _ = await run_test(
-        processor,
-        frames_to_send=frames,
-        pipeline_params=PipelineParams(enable_metrics=metrics, enable_usage_metrics=metrics),
-        start_timeout=PATIENCE,
-        **options,
-    )
-    return list(down)
-
-
-def finals(frames: Sequence[Frame]) -> list[TranscriptionFrame]:
-    return [frame for frame in frames if isinstance(frame, TranscriptionFrame)]
 
 
 def interims(frames: Sequence[Frame]) -> list[InterimTranscriptionFrame]:
@@ -115,12 +70,13 @@ def wer(reference: str, text: str) -> float:
     return float(jiwer.wer(normalised(reference), normalised(text)))
 
 
+@pytest.mark.realtime
 async def test_a_segment_gives_interims_then_one_final(backend: str) -> None:
     # In real time: an interim is formed when 100 ms of audio are new and the machine has time.
     frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.02))]
     out = await run(service(backend), frames)
     (final,) = finals(out)
-    assert final.text == SINGLE[0].text
+    assert final.text == CLEAR[0].text
     assert final.finalized
     assert not final.interruptible
     assert final.language == Language.EN
@@ -140,30 +96,30 @@ async def test_a_segment_gives_interims_then_one_final(backend: str) -> None:
 async def test_there_are_no_interims_where_they_are_not_wanted() -> None:
     out = await run(service(emit_partial=False), spoken(0))
     assert not interims(out)
-    assert finals(out)[0].text == SINGLE[0].text
+    assert finals(out)[0].text == CLEAR[0].text
 
 
 async def test_finals_hold_their_own_segment_only() -> None:
     out = await run(service(), [*spoken(0), *spoken(1), *spoken(2)])
-    assert [f.text for f in finals(out)] == [SINGLE[i].text for i in range(3)]
+    assert [f.text for f in finals(out)] == [CLEAR[i].text for i in range(3)]
 
 
 async def test_speech_that_resumes_before_the_flush_is_done_is_a_segment_of_its_own() -> None:
     """Nothing waits between the VAD's stop and its next start: both finals come, in order."""
-    first, second = SINGLE[0].samples(), SINGLE[1].samples()
+    first, second = CLEAR[0].samples(), CLEAR[1].samples()
     frames = [START(), *audio(first), STOP(), START(), *audio(second), STOP()]
     out = await run(service(), frames)
-    assert [f.text for f in finals(out)] == [SINGLE[0].text, SINGLE[1].text]
+    assert [f.text for f in finals(out)] == [CLEAR[0].text, CLEAR[1].text]
     for shown in interims(out):
         owner = 0 if out.index(shown) < out.index(finals(out)[0]) else 1
-        assert wer(SINGLE[owner].text, shown.text) <= 1.0
+        assert wer(CLEAR[owner].text, shown.text) <= 1.0
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000])
 async def test_every_rate_and_number_of_channels_is_heard(rate: int, channels: int) -> None:
     out = await run(service(), spoken(0, rate=rate, channels=channels))
-    assert wer(SINGLE[0].text, finals(out)[0].text) <= (0.35 if rate == 8_000 else 0.0)
+    assert wer(CLEAR[0].text, finals(out)[0].text) <= (0.35 if rate == 8_000 else 0.0)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.003, 0.05])
@@ -177,7 +133,7 @@ async def test_nothing_said_is_no_frame(level: float) -> None:
 
 
 async def test_muting_ends_the_segment_and_what_follows_is_not_heard() -> None:
-    first, second = SINGLE[0].samples(), SINGLE[1].samples()
+    first, second = CLEAR[0].samples(), CLEAR[1].samples()
     frames = [
         START(),
         *audio(first),
@@ -188,20 +144,20 @@ async def test_muting_ends_the_segment_and_what_follows_is_not_heard() -> None:
         *spoken(2),
     ]
     out = await run(service(), frames)
-    assert [f.text for f in finals(out)] == [SINGLE[0].text, SINGLE[2].text]
+    assert [f.text for f in finals(out)] == [CLEAR[0].text, CLEAR[2].text]
 
 
 async def test_speech_goes_on_being_heard_when_it_is_unmuted_in_its_midst() -> None:
     frames = [
         STTMuteFrame(mute=True),
         START(),
-        *audio(SINGLE[0].samples()),
+        *audio(CLEAR[0].samples()),
         STTMuteFrame(mute=False),
-        *audio(SINGLE[1].samples()),
+        *audio(CLEAR[1].samples()),
         STOP(),
     ]
     out = await run(service(), frames)
-    assert [f.text for f in finals(out)] == [SINGLE[1].text]
+    assert [f.text for f in finals(out)] == [CLEAR[1].text]
 
 
 async def test_an_interruption_at_the_start_of_a_turn_loses_nothing() -> None:
@@ -209,14 +165,14 @@ async def test_an_interruption_at_the_start_of_a_turn_loses_nothing() -> None:
     begun = next(i for i, frame in enumerate(frames) if isinstance(frame, START))
     frames.insert(begun + 1, InterruptionFrame())
     out = await run(service(), frames)
-    assert [f.text for f in finals(out)] == [SINGLE[0].text]
+    assert [f.text for f in finals(out)] == [CLEAR[0].text]
 
 
 async def test_an_end_in_mid_speech_brings_the_final_first() -> None:
     frames = [*spoken(0)[:-1], EndFrame()]
     out = await run(service(), frames, send_end_frame=False)
     (final,) = finals(out)
-    assert final.text == SINGLE[0].text
+    assert final.text == CLEAR[0].text
 
 
 async def test_a_cancel_in_mid_speech_ends_at_once_and_leaves_no_session_open() -> None:
@@ -236,15 +192,16 @@ async def test_cleanup_may_be_called_again() -> None:
 
 async def test_audio_that_stays_away_in_mid_speech_makes_a_final() -> None:
     frames = [*spoken(0)[:-1], SleepFrame(sleep=STALL_SECONDS + 0.5)]
-    out = await run(service(), [*frames, *audio(SINGLE[1].samples()), STOP()])
-    assert [f.text for f in finals(out)] == [SINGLE[0].text, SINGLE[1].text]
+    out = await run(service(), [*frames, *audio(CLEAR[1].samples()), STOP()])
+    assert [f.text for f in finals(out)] == [CLEAR[0].text, CLEAR[1].text]
 
 
+@pytest.mark.realtime
 async def test_a_service_switched_in_mid_speech_loses_and_doubles_no_word() -> None:
     engine = Engine("tiny", backend="onnx")
     one, two = (ParakeetSTTService(engine=engine) for _ in range(2))
     switcher = ServiceSwitcher(services=[one, two])
-    first, second = SINGLE[0].samples(), SINGLE[1].samples()
+    first, second = CLEAR[0].samples(), CLEAR[1].samples()
     frames = [
         START(),
         *audio(first),
@@ -256,7 +213,7 @@ async def test_a_service_switched_in_mid_speech_loses_and_doubles_no_word() -> N
         SleepFrame(sleep=STALL_SECONDS + 0.5),
     ]
     out = await run(switcher, frames)
-    assert sorted(f.text for f in finals(out)) == sorted([SINGLE[0].text, SINGLE[1].text])
+    assert sorted(f.text for f in finals(out)) == sorted([CLEAR[0].text, CLEAR[1].text])
 
 
 async def test_the_users_id_is_passed_on() -> None:
@@ -285,13 +242,25 @@ async def test_time_to_the_final_and_usage_are_reported_before_the_final(
     data = [d for f in out[: out.index(final)] if isinstance(f, MetricsFrame) for d in f.data]
     assert [d for d in data if isinstance(d, TTFBMetricsData) and d.value > 0.2]
     (usage,) = [d for d in data if isinstance(d, STTUsageMetricsData)]
-    assert usage.value.audio_seconds == pytest.approx(len(SINGLE[0].samples()) / 16_000, abs=0.1)
+    assert usage.value.audio_seconds == pytest.approx(len(CLEAR[0].samples()) / 16_000, abs=0.1)
 
 
-async def test_the_measured_latency_is_announced() -> None:
-    out = await run(service(), [], ignore_start=False)
+@pytest.mark.parametrize(
+    ("variable", "arguments", "announced"),
+    [
+        ("", {}, PARAKEET_TTFS_P99),
+        ("0.5", {}, 0.5),
+        ("0.5", {"ttfs_p99_latency": 0.2}, 0.2),
+    ],
+)
+async def test_the_measured_latency_is_announced(
+    monkeypatch: pytest.MonkeyPatch, variable: str, arguments: dict[str, Any], announced: float
+) -> None:
+    monkeypatch.setenv("PARAKEET_TTFS_P99", variable)
+    stt = ParakeetSTTService(settings=Settings(model="tiny", backend="onnx"), **arguments)
+    out = await run(stt, [], ignore_start=False)
     (metadata,) = [frame for frame in out if isinstance(frame, STTMetadataFrame)]
-    assert metadata.ttfs_p99_latency == PARAKEET_TTFS_P99
+    assert metadata.ttfs_p99_latency == announced
 
 
 async def test_finals_of_low_confidence_are_dropped() -> None:
@@ -306,25 +275,27 @@ async def test_settings_change_at_run_time_from_the_next_segment_on() -> None:
         await worker.queue_frames(spoken(0))
         await eventually(lambda: bool(finals(out.frames)))
         await worker.queue_frame(STTUpdateSettingsFrame(delta=Settings(min_confidence=1.0)))
-        await eventually(lambda: stt.settings.min_confidence == 1.0)
+        await eventually(lambda: stt.settings.min_confidence == 1.0)  # type: ignore[attr-defined]
         await worker.queue_frames(spoken(1))
 
     out = await drive(speak, stt)
-    assert [f.text for f in finals(out.frames)] == [SINGLE[0].text]
+    assert [f.text for f in finals(out.frames)] == [CLEAR[0].text]
 
 
 async def test_the_encoder_changes_at_run_time() -> None:
     stt = service()
+    events = Events(stt)
 
     async def speak(worker: PipelineWorker, out: Listener) -> None:
-        await eventually(lambda: stt._engine.model is not None)
+        await events.connected.wait()
+        events.connected.clear()
         delta = Settings(backend="mlx", context_size=(64, 64))
         await worker.queue_frame(STTUpdateSettingsFrame(delta=delta))
-        await eventually(lambda: stt._engine.model.encoder.name == "mlx")  # type: ignore[union-attr]
+        await events.connected.wait()  # That is, the model of another engine is ready.
         await worker.queue_frames(spoken(2))
 
     out = await drive(speak, stt)
-    assert [f.text for f in finals(out.frames)] == [SINGLE[2].text]
+    assert [f.text for f in finals(out.frames)] == [CLEAR[2].text]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +319,7 @@ async def test_settings_that_cannot_be_had_change_nothing(delta: Any, message: s
     assert stt.is_usable
     assert stt.settings == before
     assert stt.settings.model == "tiny"
-    assert [f.text for f in finals(down)] == [SINGLE[0].text]
+    assert [f.text for f in finals(down)] == [CLEAR[0].text]
 
 
 async def test_a_model_that_cannot_be_loaded_makes_the_service_unusable() -> None:
@@ -376,7 +347,7 @@ async def test_audio_that_is_no_audio_is_an_error_and_the_rest_is_heard(
     down, up = await run_test(service(), frames_to_send=frames, start_timeout=PATIENCE)
     (error,) = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert message in error.error
-    assert [f.text for f in finals(down)] == [SINGLE[0].text]
+    assert [f.text for f in finals(down)] == [CLEAR[0].text]
 
 
 def test_without_arguments_it_is_configured_from_the_environment(
@@ -451,6 +422,7 @@ async def test_eight_services_on_one_model_hear_what_one_alone_hears(backend: st
     assert [finals(out)[0].text for out in outs] == [finals(out)[0].text for out in alone]
 
 
+@pytest.mark.realtime
 async def test_a_real_vad_in_front_hears_every_turn_of_the_sample() -> None:
     turns, samples = read_turns(ROOT / "samples" / "conversation.json")
     heard = await hear(samples, service())
@@ -459,9 +431,10 @@ async def test_a_real_vad_in_front_hears_every_turn_of_the_sample() -> None:
     assert len(heard.latencies) == len(heard.finals) >= len(turns)
 
 
+@pytest.mark.realtime
 async def test_a_vad_in_the_aggregator_behind_it_ends_the_turn_with_the_final() -> None:
     """Pipecat's default wiring: VAD frames come from downstream, smart-turn waits for the final."""
-    recording = next(r for r in SINGLE if r.text.endswith("?"))
+    recording = next(r for r in CLEAR if r.text.endswith("?"))
     player, heard = Player(recording.samples()), Listener()
     user, _ = LLMContextAggregatorPair(
         LLMContext(), user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())

@@ -37,11 +37,19 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from websockets.asyncio.client import ClientConnection, connect
 
-from parakeet_stt.audio import _ALAW, _MULAW, Samples
 from parakeet_stt.settings import DEFAULT_BOOST, MOST_BOOST
 from tests.support.pipelines import play
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import PATIENCE, Served, eventually, offline, pcm16, serving
+from tests.support.serving import (
+    PATIENCE,
+    Served,
+    eventually,
+    in_frames,
+    offline,
+    pcm16,
+    serving,
+)
+from tests.support.telephone import ALAW, MULAW, compand
 
 KNOWN = [recording for recording in RECORDINGS if recording.set == "known"]
 FIRST, SECOND = KNOWN[0], KNOWN[1]
@@ -147,7 +155,7 @@ async def test_the_sdk_hears_interims_finals_events_and_the_summary(served: Serv
         for number, half in enumerate(halves(PCM), start=1):
             for piece in pieces(half, 3200):
                 await connection.send_media(piece)
-            await eventually(lambda number=number: len(of_interims(heard)) >= number)
+            await eventually(lambda n=number: len(of_interims(heard)) >= n)  # type: ignore[misc]
         for piece in pieces(quiet(2), 3200):
             await connection.send_media(piece)
         await connection.send_keep_alive()
@@ -231,6 +239,7 @@ def test_the_sdk_is_told_that_nothing_is_fetched_from_urls(served: Served) -> No
 # --- Pipecat's service ---------------------------------------------------------------------------
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("endpointing", [None, False])
 async def test_pipecats_deepgram_service_hears_turns(
     served: Served, endpointing: bool | None
@@ -257,8 +266,8 @@ async def test_pipecats_deepgram_service_hears_turns(
 async def test_audio_of_any_frame_size_is_heard_whole(served: Served, size: int) -> None:
     """The last word too, though the end comes right after it."""
     async with listening(served) as ws:
-        for piece in pieces(PCM, size):
-            await ws.send(piece)
+        for frame in in_frames(PCM, size):
+            await ws.send(frame)
         messages = await ended(ws)
     assert texts(messages) == [offline(PCM)]
     assert finals(messages)[0]["speech_final"]
@@ -447,7 +456,7 @@ async def test_encodings_rates_and_channels(
         case "linear32":
             data = interleaved.astype("<f4").tobytes()
         case _:
-            data = compand(interleaved, _MULAW if encoding == "mulaw" else _ALAW)
+            data = compand(interleaved, MULAW if encoding == "mulaw" else ALAW)
     query = f"encoding={encoding}&sample_rate={rate}&channels={channels}"
     async with listening(served, query) as ws:
         await ws.send(data)
@@ -459,15 +468,6 @@ async def test_encodings_rates_and_channels(
         assert len(text(final).split()) == pytest.approx(len(FIRST.text.split()), abs=3)
     assert messages[-1]["channels"] == channels
     assert messages[-1]["duration"] == pytest.approx(seconds_of(PCM), abs=0.01)
-
-
-def compand(samples: Samples, table: Samples) -> bytes:
-    """The nearest code of each sample."""
-    order = np.argsort(table)
-    steps = table[order]
-    place = np.clip(np.searchsorted(steps, samples), 1, len(steps) - 1)
-    nearer = place - (samples - steps[place - 1] < steps[place] - samples)
-    return order[nearer].astype(np.uint8).tobytes()
 
 
 async def test_half_a_sample_before_a_finalize_is_completed_after_it(served: Served) -> None:
@@ -496,15 +496,15 @@ async def test_keyterms_and_keywords_are_expected(
         await ask(ws, "Finalize")
         await until(ws, from_finalize=True)
         (session,) = served.server.engine.sessions
-        assert session._options.boost == boost
+        assert session._options.stream.boost == boost
         await ask(ws, "Configure", keyterms=["Turing"])
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert answer["keyterms"] == ["Turing"]
-        assert session._options.boost == {"Turing": DEFAULT_BOOST}
+        assert session._options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ask(ws, "Configure", features={"numerals": True})
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert "keyterms" not in answer
-        assert session._options.boost == {"Turing": DEFAULT_BOOST}
+        assert session._options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ended(ws)
 
 
@@ -598,6 +598,7 @@ async def test_what_is_not_known_here_changes_nothing(served: Served) -> None:
         assert texts(await ended(ws)) == [FIRST.text]
 
 
+@pytest.mark.realtime
 async def test_who_sends_nothing_is_closed_as_deepgram_does_and_keepalive_prevents_it() -> None:
     with serving(idle_seconds=2) as served:
         async with listening(served) as ws:

@@ -16,9 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.audio import Samples
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.model import Model
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served, offline, pcm16, serving
+from tests.support.serving import Served, in_frames, offline, pcm16, serving
 
 SINGLE = [recording for recording in RECORDINGS if recording.set == "known"]
 PCM = pcm16(SINGLE[0].samples())
@@ -88,6 +88,7 @@ async def benchmark(url: str, samples: Samples) -> list[str]:
     return [text for text in found if text.strip()]
 
 
+@pytest.mark.realtime
 async def test_a_session_of_002s_benchmark_gets_every_text(served: Served) -> None:
     sample = SINGLE[2]
     assert await benchmark(served.ws + "/ws", sample.samples()) == [sample.text]
@@ -112,8 +113,7 @@ async def test_001s_example_in_the_browser_gets_its_texts(served: Served) -> Non
 @pytest.mark.parametrize("size", [1, 7, 333, 640, 3200, 32_000])
 async def test_frames_of_any_size_give_the_same(served: Served, size: int) -> None:
     audio = SILENCE[:9600] + PCM + SILENCE + pcm16(SINGLE[1].samples())
-    frames = [audio[start : start + size] for start in range(0, len(audio), size)]
-    messages = await converse(served.ws + "/ws", *frames)
+    messages = await converse(served.ws + "/ws", *in_frames(audio, size))
     assert texts(messages) == [SINGLE[0].text, SINGLE[1].text]
     assert_promises_kept(messages)
     await served.settled()

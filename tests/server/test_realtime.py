@@ -38,13 +38,13 @@ from pipecat.services.openai.stt import OpenAIRealtimeSTTService
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
-from parakeet_stt.audio import _ALAW, _MULAW, SAMPLE_RATE, Resampler, Samples
+from parakeet_stt.audio import SAMPLE_RATE, Resampler, Samples
 from parakeet_stt.model.stream import EncoderJob
 from parakeet_stt.transcript import Transcript
-from tests.model.test_native import encode_mulaw
 from tests.support.pipelines import Listener, play
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served, pcm16, serving
+from tests.support.serving import Served, in_frames, pcm16, serving
+from tests.support.telephone import ALAW, MULAW, compand
 
 RATE = 24_000
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -65,9 +65,7 @@ def offline(pcm: bytes, rate: int = RATE) -> str:
 
 
 PCM = pcm16(resampled(KNOWN[0].samples()))
-TEXT = offline(PCM)
-WORDS = PCM[int(KNOWN[0].start * RATE) * 2 :][:RATE]
-"""Half a second of it."""
+TEXT = KNOWN[0].text
 OTHER = pcm16(resampled(KNOWN[1].samples()))
 SILENCE = bytes(2 * RATE)
 MANUAL = {"type": "transcription", "audio": {"input": {"turn_detection": None}}}
@@ -170,15 +168,14 @@ async def test_the_betas_client_transcribes(served: Served) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 333, 960, 2 * RATE])
 async def test_audio_of_any_frame_size_is_heard_whole(served: Served, size: int) -> None:
-    audio, text = (PCM, TEXT) if size > 1 else (WORDS, offline(WORDS))
     async with raw(served) as ws:
         await ask(ws, "session.update", session=MANUAL)
-        for start in range(0, len(audio), size):
-            data = base64.b64encode(audio[start : start + size]).decode()
+        for frame in in_frames(PCM, size):
+            data = base64.b64encode(frame).decode()
             await ask(ws, "input_audio_buffer.append", audio=data)
         await ask(ws, "input_audio_buffer.commit")
         events = await until(ws, f"{TRANSCRIPTION}.completed")
-    assert events[-1]["transcript"] == text != ""
+    assert events[-1]["transcript"] == TEXT
 
 
 async def test_the_server_finds_turns(served: Served) -> None:
@@ -302,16 +299,11 @@ async def test_many_commits_at_once_are_no_reason_to_end(served: Served) -> None
         assert transcripts(await until_completed(connection, 60)) == [""] * 60
 
 
-def encode_alaw(samples: Samples) -> bytes:
-    """The nearest code of each sample, by ITU-T G.711's own table."""
-    return bytes(int(np.abs(_ALAW - sample).argmin()) for sample in samples)
-
-
 @pytest.mark.parametrize("name", ["audio/pcmu", "audio/pcma", "g711_ulaw", "g711_alaw"])
 async def test_telephone_audio_is_heard(served: Served, name: str) -> None:
     narrow = resampled(KNOWN[0].samples(), 8_000)
-    mulaw = name in ("audio/pcmu", "g711_ulaw")
-    audio = encode_mulaw(narrow) if mulaw else encode_alaw(narrow)
+    table = MULAW if name in ("audio/pcmu", "g711_ulaw") else ALAW
+    audio = compand(narrow, table)
     async with raw(served) as ws:
         if name.startswith("audio"):
             shape = {"audio": {"input": {"format": {"type": name}, "turn_detection": None}}}
@@ -325,7 +317,7 @@ async def test_telephone_audio_is_heard(served: Served, name: str) -> None:
         await ask(ws, "input_audio_buffer.append", audio=base64.b64encode(audio).decode())
         await ask(ws, "input_audio_buffer.commit")
         heard = (await until(ws, f"{TRANSCRIPTION}.completed"))[-1]["transcript"]
-    decoded = (_MULAW if mulaw else _ALAW)[np.frombuffer(audio, np.uint8)] * 32768
+    decoded = table[np.frombuffer(audio, np.uint8)] * 32768
     assert heard == offline(decoded.astype("<i2").tobytes(), 8_000) != ""
 
 
@@ -489,7 +481,7 @@ async def test_keywords_are_phrases_to_expect(served: Served) -> None:
         await connection.input_audio_buffer.commit()
         await until_completed(connection)
         (session,) = served.server.engine.sessions
-        assert dict(session._options.boost) == {"Ada": 3.0}
+        assert dict(session._options.stream.boost) == {"Ada": 3.0}
 
 
 async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
@@ -620,6 +612,7 @@ async def pipecat_hears(served: Served, server_vad: bool) -> Listener:
     return await play(samples, *([stt] if server_vad else [vad, stt]), finals=2)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("server_vad", [False, True])
 async def test_pipecats_service_works_unmodified(served: Served, server_vad: bool) -> None:
     listener = await pipecat_hears(served, server_vad)

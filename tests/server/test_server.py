@@ -23,7 +23,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.server.app import WEBSOCKET_PROTOCOLS
 from parakeet_stt.server.settings import ALIASES, load_server_settings
 from tests.support.recordings import RECORDINGS
@@ -321,6 +321,7 @@ async def test_a_backlog_holds_up_the_client_and_loses_nothing() -> None:
         assert text == offline(long)
 
 
+@pytest.mark.realtime
 async def test_a_client_that_does_not_read_is_closed_and_disturbs_nobody() -> None:
     """It loses interims first, and is closed when finals and answers fill its queue."""
     with serving(max_unsent=16) as served:

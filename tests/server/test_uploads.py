@@ -9,7 +9,6 @@ import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from parakeet_stt import load_model
 from parakeet_stt.bench.recordings import normalised
 from tests.support.recordings import RECORDINGS, ROOT, spoken
 from tests.support.serving import PATIENCE, Served, eventually, serving
+from tests.support.uploads import content, uploading
 
 DICTATION = ROOT / "samples" / "dictation.flac"
 CONVERSATION = ROOT / "samples" / "conversation.flac"
@@ -40,10 +40,6 @@ async def post(
 ) -> httpx2.Response:
     async with httpx2.AsyncClient(base_url=served.http, timeout=PATIENCE) as client:
         return await client.post(path, files={"file": (name, content(file))}, data=fields)
-
-
-def content(file: Path | bytes) -> bytes:
-    return file if isinstance(file, bytes) else file.read_bytes()
 
 
 def left_in(folder: Path) -> list[Path]:
@@ -334,22 +330,6 @@ async def test_a_file_that_takes_too_long_is_given_up(endless_file: Path, folder
         assert answer.json()["detail"] == "the file was not transcribed within 1.5 seconds"
         await served.settled()
         assert not left_in(folder)
-
-
-@asynccontextmanager
-async def uploading(served: Served, sent: bytes = b"--x\r\n") -> AsyncIterator[Any]:
-    """A request whose body has begun, and not ended."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.port("port"))
-    writer.write(
-        b"POST /transcribe HTTP/1.1\r\nHost: it\r\nContent-Length: 1000\r\n"
-        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + sent
-    )
-    await writer.drain()
-    try:
-        yield reader
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_more_requests_than_may_be_are_refused_before_their_files_are_uploaded() -> None:

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import onnxruntime
 from huggingface_hub import constants
 
-from parakeet_stt.model.hub import BUNDLED
+from parakeet_stt.model.catalog import BUNDLED
 
 TINY = BUNDLED["tiny"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

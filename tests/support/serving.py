@@ -99,6 +99,17 @@ def pcm16(samples: Samples) -> bytes:
     return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
+def in_frames(data: bytes, size: int) -> Iterator[bytes]:
+    """Cut audio into 2,001 frames of a size, and the rest of it into larger ones.
+
+    If a frame ends in the middle of a sample, all that follow begin there: more tiny frames would
+    only take longer.
+    """
+    tiny, rest = data[: 2_001 * size], data[2_001 * size :]
+    yield from (tiny[start : start + size] for start in range(0, len(tiny), size))
+    yield from (rest[start : start + 3_201] for start in range(0, len(rest), 3_201))
+
+
 def offline(data: bytes) -> str:
     """What ``transcribe()`` makes of 16-bit PCM at 16 kHz."""
     samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)

@@ -22,7 +22,8 @@ from rich.table import Table
 from parakeet_stt.audio import Samples
 from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
 from parakeet_stt.bench.report import machine, write_json
-from parakeet_stt.model.parakeet import Model, load_model
+from parakeet_stt.model.loading import load_model
+from parakeet_stt.model.model import Model
 from parakeet_stt.settings import DEFAULT_BOOST, ParakeetSettings
 
 WEIGHTS = (DEFAULT_BOOST, 2 * DEFAULT_BOOST)

@@ -88,7 +88,7 @@ _MAKERS: dict[str, Callable[[Job], Candidate]] = {
 
 
 def _ours(job: Job, backend: Any) -> Candidate:
-    from parakeet_stt.model.parakeet import load_model
+    from parakeet_stt.model.loading import load_model
 
     model = load_model(job.folder, backend=backend, precision="fp32")
 

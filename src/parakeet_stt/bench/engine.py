@@ -26,7 +26,8 @@ from parakeet_stt.bench.report import machine, write_json
 from parakeet_stt.bench.scores import Figures
 from parakeet_stt.bench.tables import tables
 from parakeet_stt.errors import ConfigurationError, ParakeetError
-from parakeet_stt.model.hub import Runs, find_model
+from parakeet_stt.model.hub import find_model
+from parakeet_stt.model.layout import Executor
 from parakeet_stt.settings import ParakeetSettings
 
 CHUNKS_MS = (50, 100, 200, 1000)
@@ -52,7 +53,7 @@ _SECTIONS = {
 }
 """What can be measured of each."""
 
-_RUNS: dict[str, Runs] = {
+_RUNS: dict[str, Executor] = {
     "ours-onnx": "onnx",
     "ours-mlx": "mlx",
     "parakeet-mlx": "mlx",

@@ -40,7 +40,7 @@ from parakeet_stt.bench.recordings import Recording, read_recordings
 from parakeet_stt.bench.report import machine, new_plot, percentiles, save_plot, write_json
 from parakeet_stt.bench.scores import word_error_rate
 from parakeet_stt.engine.engine import Engine
-from parakeet_stt.model.parakeet import load_model
+from parakeet_stt.model.loading import load_model
 from parakeet_stt.pipecat.player import Player
 from parakeet_stt.pipecat.service import ParakeetSTTService
 from parakeet_stt.settings import ParakeetSettings
@@ -127,7 +127,7 @@ async def hear(samples: Samples, service: ParakeetSTTService) -> Heard:
 async def _hear_all(
     settings: ParakeetSettings, recordings: list[Recording], console: Console
 ) -> list[Heard]:
-    engine = Engine(settings.model, backend=settings.backend, precision=settings.precision)
+    engine = Engine.from_settings(settings)
     await engine.start()
     found: list[Heard] = []
     with Progress(console=console, transient=True) as bar:

@@ -20,7 +20,8 @@ from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Final
 from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.model.parakeet import Model, load_model
+from parakeet_stt.model.loading import load_model
+from parakeet_stt.model.model import Model
 from parakeet_stt.transcript import Transcript
 
 SEED = 20260101

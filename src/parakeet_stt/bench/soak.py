@@ -154,7 +154,7 @@ def resident_bytes() -> int:
 async def _soak(
     settings: ParakeetSettings, recordings: list[Recording], minutes: int, done: Callable[[], None]
 ) -> tuple[str, list[Minute], dict[str, float]]:
-    engine = Engine(settings.model, backend=settings.backend, precision=settings.precision)
+    engine = Engine.from_settings(settings)
     model = await engine.start()
     # From first word to last, so that nothing but the speaker's own pauses is between.
     speech = np.concatenate(
@@ -170,7 +170,7 @@ async def _soak(
                 yield "silence", np.zeros(len(minute), np.float32)
             done()
 
-    async with engine.open(interval=0.1, preroll=None) as session:
+    async with engine.open() as session:
         measured = await soak(session, parts())
         begun = time.perf_counter()
         transcript = await session.finish()

@@ -110,9 +110,7 @@ async def _measure_ours(
 ) -> Step:
     engine = Engine(candidate.model, backend=backend, precision="fp32")
     model = await engine.start()
-    step = await _speak_all(
-        functools.partial(engine.open, interval=0.1, preroll=None), candidate, sessions, turns
-    )
+    step = await _speak_all(engine.open, candidate, sessions, turns)
     step.about = repr(model)
     return step
 

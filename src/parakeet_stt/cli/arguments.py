@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they mean."""
+"""Arguments that several commands have, and the settings that they give."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ _MODEL_ARGUMENTS = {
     "--model": {
         "help": "tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
     },
-    "--backend": {"choices": ("auto", "mlx", "onnx"), "help": "PARAKEET_BACKEND"},
-    "--device": {"choices": ("auto", "gpu", "cpu", "cuda", "mps"), "help": "PARAKEET_DEVICE"},
-    "--precision": {"choices": ("auto", "bf16", "fp32"), "help": "PARAKEET_PRECISION"},
+    "--backend": {
+        "type": str.lower,
+        "choices": ("auto", "mlx", "onnx"),
+        "help": "PARAKEET_BACKEND",
+    },
+    "--device": {
+        "type": str.lower,
+        "choices": ("auto", "gpu", "cpu", "cuda", "mps"),
+        "help": "PARAKEET_DEVICE",
+    },
+    "--precision": {
+        "type": str.lower,
+        "choices": ("auto", "bf16", "fp32"),
+        "help": "PARAKEET_PRECISION",
+    },
 }
 
 
 def add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
-    """Add the arguments of these names; all by default."""
+    """Add the arguments with these names; all by default."""
     for name in names or _MODEL_ARGUMENTS:
         command.add_argument(name, **_MODEL_ARGUMENTS[name])  # type: ignore[arg-type]
 
@@ -28,19 +40,21 @@ def add_model_arguments(command: argparse.ArgumentParser, *names: str) -> None:
 def add_boost_argument(command: argparse.ArgumentParser) -> None:
     """Add ``--boost``."""
     command.add_argument(
-        "--boost", metavar="PHRASES", help="'Ada Lovelace, Kubernetes:5' (PARAKEET_BOOST)"
+        "--boost",
+        metavar="PHRASES",
+        help="phrases to expect, such as 'Ada Lovelace, Kubernetes:5' (PARAKEET_BOOST)",
     )
 
 
 def settings_of(arguments: argparse.Namespace) -> ParakeetSettings:
-    """The settings, where arguments of the same name win over the environment."""
+    """Return the settings. Arguments take precedence over the environment."""
     given = vars(arguments)
     return load_settings(**{name: given.get(name) for name in ParakeetSettings.model_fields})
 
 
 @contextmanager
 def needs_extra(name: str, who: str) -> Iterator[None]:
-    """Say which extra is missing."""
+    """Turn an ImportError into an error that names the extra to install."""
     try:
         yield
     except ImportError as error:

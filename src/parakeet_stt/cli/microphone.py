@@ -1,120 +1,101 @@
-"""Live transcription of a microphone or of a recording in real time.
-
-Reads audio, sends it to a session that a Silero VAD opens and flushes, and calls back with what is
-heard.
-"""
+"""Sources of live audio: the microphone, and a recording in real time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, read_audio
-from parakeet_stt.engine.engine import Engine
-from parakeet_stt.engine.events import Failed, Final
-from parakeet_stt.engine.session import Session
-from parakeet_stt.engine.vad import WINDOW, Endpointing
+from parakeet_stt.engine.vad import WINDOW
 from parakeet_stt.errors import AudioError
-from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.settings import ParakeetSettings
-from parakeet_stt.transcript import Hypothesis, Transcript
+
+_ADVICE = "To transcribe a recording as if it were live: --audio FILE"
 
 
-async def listen(
-    settings: ParakeetSettings,
-    recording: Path | None,
-    show: Callable[[str, str], None],
-    keep: Callable[[Transcript], None],
-) -> None:
-    """Listen until the recording ends, or until cancelled.
+class Source(Protocol):
+    """Live audio."""
 
-    Args:
-        settings: Model and options.
-        recording: A file to play in real time; the default microphone if None.
-        show: Called with the committed text and what follows it, as they change.
-        keep: Called with each final that holds text.
+    def blocks(self) -> AsyncIterator[Samples]:
+        """Return blocks of ``float32 [samples]``, mono, 16 kHz, as time passes."""
+
+    def stop(self) -> None:
+        """End the blocks."""
+
+
+class Microphone:
+    """The default microphone. It is opened at once, and records once its blocks are read.
 
     Raises:
-        ParakeetError: The model cannot be loaded, or there is nothing to hear with.
+        AudioError: The package or library for microphones is missing, or there is no microphone.
     """
-    blocks = _microphone() if recording is None else _recording(recording)
-    engine = Engine(
-        settings.model,
-        backend=settings.backend,
-        precision=settings.precision,
-        device=settings.device,
-        cache_dir=settings.cache_dir,
-    )
-    await engine.start()
-    options = StreamOptions(
-        settings.context_size, settings.attention_mode, settings.streaming, settings.boost
-    )
-    interval = settings.chunk_ms / 1000 if settings.emit_partial else None
-    async with engine.open(
-        options,
-        interval=interval,
-        preroll=settings.preroll_ms / 1000,
-        endpointing=Endpointing(),
-    ) as session:
-        reading = asyncio.create_task(_read(blocks, session))
-        async for event in session:
-            match event:
-                case Hypothesis():
-                    show(event.committed, event.text[len(event.committed) :])
-                case Final() if event.transcript.text:
-                    keep(event.transcript)
-                case Failed():
-                    reading.cancel()
-                    raise event.error
-        await reading
+
+    def __init__(self) -> None:
+        try:
+            import sounddevice
+        except (ImportError, OSError) as error:
+            raise AudioError(
+                f"the microphone needs the sounddevice package and PortAudio ({error}): pip "
+                f"install 'pipecat-parakeet-stt[mic]' (Debian also: apt-get install "
+                f"libportaudio2). {_ADVICE}"
+            ) from error
+        self._queue: asyncio.Queue[Samples | None] = asyncio.Queue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        try:
+            self._stream = sounddevice.InputStream(
+                samplerate=SAMPLE_RATE,
+                channels=1,
+                dtype="float32",
+                blocksize=WINDOW,
+                callback=self._receive,
+            )
+        except sounddevice.PortAudioError as error:
+            raise AudioError(f"no microphone can be opened: {error}. {_ADVICE}") from error
+
+    async def blocks(self) -> AsyncIterator[Samples]:
+        """Record until :meth:`stop`."""
+        self._loop = asyncio.get_running_loop()
+        with self._stream:
+            while (block := await self._queue.get()) is not None:
+                yield block
+
+    def stop(self) -> None:
+        """End the blocks, after those that were recorded."""
+        self._queue.put_nowait(None)
+
+    def _receive(self, data: np.ndarray[Any, np.dtype[np.float32]], *_: object) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, data[:, 0].copy())
 
 
-async def _read(blocks: AsyncIterator[Samples], session: Session) -> None:
-    """Send audio to the session."""
-    try:
-        async for block in blocks:
-            session.send(block)
-        await session.finish()
-    finally:
-        session.abort()
+class Recording:
+    """A recording, played in real time.
 
+    Args:
+        path: The file, which is decoded at once.
 
-async def _recording(path: Path) -> AsyncIterator[Samples]:
-    samples = await asyncio.to_thread(read_audio, path)
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
-    for start in range(0, len(samples), WINDOW):
-        yield samples[start : start + WINDOW]
-        # The clock of real time, not a wait for something to have happened.
-        await asyncio.sleep(begun + (start + WINDOW) / SAMPLE_RATE - loop.time())
+    Raises:
+        AudioError: There is no such file, or it cannot be decoded.
+    """
 
+    def __init__(self, path: Path) -> None:
+        self._samples = read_audio(path)
+        self._stopped = False
 
-async def _microphone() -> AsyncIterator[Samples]:
-    try:
-        import sounddevice
-    except (ImportError, OSError) as error:
-        raise AudioError(
-            f"a microphone needs the sounddevice package and PortAudio ({error}): pip install "
-            f"'pipecat-parakeet-stt[mic]' (Debian also: apt-get install libportaudio2); or hear a "
-            f"recording: --audio FILE"
-        ) from error
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Samples] = asyncio.Queue()
+    async def blocks(self) -> AsyncIterator[Samples]:
+        """Play to the end, or until :meth:`stop`."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for start in range(0, len(self._samples), WINDOW):
+            if self._stopped:
+                return
+            yield self._samples[start : start + WINDOW]
+            # The clock of real time, not a wait for something to have happened.
+            await asyncio.sleep(started + (start + WINDOW) / SAMPLE_RATE - loop.time())
 
-    def heard(data: np.ndarray[tuple[int, int], np.dtype[np.float32]], *_: object) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, data[:, 0].copy())
-
-    try:
-        stream = sounddevice.InputStream(
-            samplerate=SAMPLE_RATE, channels=1, dtype="float32", blocksize=WINDOW, callback=heard
-        )
-    except sounddevice.PortAudioError as error:
-        raise AudioError(
-            f"no microphone can be opened: {error}. Hear a recording: --audio FILE"
-        ) from error
-    with stream:
-        while True:
-            yield await queue.get()
+    def stop(self) -> None:
+        """End the blocks."""
+        self._stopped = True

@@ -8,15 +8,17 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Self
 
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.scheduler import FinalBatcher, scheduler, waiting_for
 from parakeet_stt.engine.session import Session, SessionState
-from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
-from parakeet_stt.model.parakeet import MAX_BATCH, Model, load_model
+from parakeet_stt.model.loading import load_model
+from parakeet_stt.model.model import MAX_BATCH, Model
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.settings import Backend, Device, Precision, load_settings
+from parakeet_stt.settings import Backend, Device, ParakeetSettings, Precision, load_settings
 
 
 class Engine:
@@ -67,6 +69,31 @@ class Engine:
         self._batch_window = batch_window
         self._start_anew()
         _engines.add(self)
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: ParakeetSettings,
+        *,
+        batch_size: int = MAX_BATCH,
+        batch_window: float = 0.0,
+    ) -> Self:
+        """Return an engine with the model that settings name.
+
+        Args:
+            settings: Model, precision, backend, device and cache folder.
+            batch_size: As the argument of :class:`Engine`.
+            batch_window: As the argument of :class:`Engine`.
+        """
+        return cls(
+            settings.model,
+            precision=settings.precision,
+            backend=settings.backend,
+            device=settings.device,
+            cache_dir=settings.cache_dir,
+            batch_size=batch_size,
+            batch_window=batch_window,
+        )
 
     def _start_anew(self) -> None:
         """Have no sessions and load nothing, as in a forked child: that is the parent's."""
@@ -140,31 +167,14 @@ class Engine:
         threading.Thread(target=load, name="parakeet-load", daemon=True).start()
         return loaded
 
-    def open(
-        self,
-        options: StreamOptions | None = None,
-        *,
-        interval: float | None = 0.1,
-        preroll: float | None = None,
-        endpointing: Endpointing | None = None,
-        low_priority: bool = False,
-    ) -> Session:
+    def open(self, options: SessionOptions | None = None) -> Session:
         """Open a session. Audio may be sent at once; until the model is loaded, it waits.
 
         Args:
-            options: How its streams listen.
-            interval: Shortest time between interims, in seconds of audio; None for finals only.
-            preroll: None where all audio belongs to a segment (the caller flushes); otherwise
-                audio is speech only from :meth:`Session.begin` to a flush, and so many seconds
-                from before a VAD reports speech belong to it. If the VAD is behind the newest
-                audio, the session finds out in the audio where speech starts and ends.
-            endpointing: When speech counts as begun and ended, where the session is to find out by
-                itself: segments are then opened (with ``preroll``) and flushed for it.
-            low_priority: Whether it is a recording: sessions of people who speak now go first.
+            options: How it segments and transcribes its audio; the defaults of
+                :class:`SessionOptions` if None.
         """
-        session = Session(
-            self, options or StreamOptions(), interval, preroll, endpointing, low_priority
-        )
+        session = Session(self, options or SessionOptions())
         self._sessions.add(session)
         return session
 

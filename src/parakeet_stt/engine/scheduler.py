@@ -22,7 +22,7 @@ from loguru import logger
 
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import EncoderFrames
-from parakeet_stt.model.parakeet import MAX_BATCH, Model
+from parakeet_stt.model.model import MAX_BATCH, Model
 from parakeet_stt.model.stream import EncoderJob, Window
 
 T = TypeVar("T")

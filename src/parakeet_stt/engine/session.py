@@ -33,12 +33,13 @@ from parakeet_stt.engine.events import (
 from parakeet_stt.engine.history import History
 from parakeet_stt.engine.input_queue import Intake
 from parakeet_stt.engine.locator import LOCATING, VAD_START_SECONDS, Locator
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.scheduler import Job, Priority, call_soon, scheduler, settle
 from parakeet_stt.engine.segment import Segment
-from parakeet_stt.engine.vad import Change, Endpointing, Speech
+from parakeet_stt.engine.vad import Change, Speech
 from parakeet_stt.errors import BacklogError, ParakeetError, SessionClosedError
-from parakeet_stt.model.parakeet import Model
-from parakeet_stt.model.stream import EncoderJob, StreamOptions
+from parakeet_stt.model.model import Model
+from parakeet_stt.model.stream import EncoderJob
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 if TYPE_CHECKING:
@@ -78,17 +79,8 @@ class Session:
     comes before each. All methods belong to the event loop that opened the session.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        options: StreamOptions,
-        interval: float | None,
-        preroll: float | None,
-        endpointing: Endpointing | None,
-        low_priority: bool,
-    ) -> None:
+    def __init__(self, engine: Engine, options: SessionOptions) -> None:
         self._engine = engine
-        self._low_priority = low_priority
         self._loop = asyncio.get_running_loop()
         self._state = SessionState.IDLE
         self._segment: Segment | None = None
@@ -111,7 +103,7 @@ class Session:
         self._has_events = asyncio.Event()
         self._progress = asyncio.Event()
         self._judged_at = 0.0
-        self.configure(options, interval=interval, preroll=preroll, endpointing=endpointing)
+        self.configure(options)
 
     @property
     def state(self) -> SessionState:
@@ -151,37 +143,25 @@ class Session:
         """Events that nobody has taken yet."""
         return len(self._events)
 
-    def configure(
-        self,
-        options: StreamOptions,
-        *,
-        interval: float | None,
-        preroll: float | None,
-        endpointing: Endpointing | None = None,
-        engine: Engine | None = None,
-    ) -> None:
-        """Change how the session listens, from the next segment on.
+    def configure(self, options: SessionOptions, engine: Engine | None = None) -> None:
+        """Change the options and, if given, the engine. They apply from the next segment on.
 
         Args:
-            options: As :meth:`Engine.open`.
-            interval: As :meth:`Engine.open`.
-            preroll: As :meth:`Engine.open`.
-            endpointing: As :meth:`Engine.open`; goes for speech that has begun as well.
-            engine: Another engine, with another model; its own by default.
+            options: The new options. ``endpointing`` applies at once, also to the open segment.
+            engine: Another engine, with another model; the present one by default.
         """
         if engine is not None and engine is not self._engine:
             self._engine._sessions.discard(self)
             self._engine = engine
             engine._sessions.add(self)
         self._options = options
-        self._interval = interval
-        self._preroll = None if preroll is None else int(preroll * SAMPLE_RATE)
-        if endpointing is None and preroll is not None:
+        self._preroll = None if options.preroll is None else int(options.preroll * SAMPLE_RATE)
+        if options.endpointing is None and options.preroll is not None:
             self._locator = self._locator or Locator()
             self._intake.listen(LOCATING)
         else:
             self._locator = None
-            self._intake.listen(endpointing)
+            self._intake.listen(options.endpointing)
 
     def send(self, samples: Any) -> None:
         """Take more audio. Never blocks.
@@ -506,8 +486,9 @@ class Session:
             starting.add_done_callback(lambda done: self._engine_started(done, segment, result))
 
     def _open_segment(self, start: float) -> Segment:
+        options = self._options
         self._segment = Segment(
-            self._engine, self._options, start, self._interval, self._low_priority
+            self._engine, options.stream, start, options.interval, options.low_priority
         )
         self._state = SessionState.SPEAKING
         scheduler.count_speakers(self._segment.interval is not None)

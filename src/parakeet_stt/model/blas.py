@@ -67,11 +67,8 @@ _prepared: Blas | None = None
 def prepare() -> Blas:
     """Load a fast BLAS, once per process; later calls return what the first one found.
 
-    Reads ``PARAKEET_BLAS``: ``auto`` (the default), ``off``, or a library's path or name.
-
-    Raises:
-        ConfigurationError: The library that the setting names cannot be loaded, or has no
-            ``cblas_sgemm``.
+    Reads ``PARAKEET_BLAS``: ``auto`` (the default), ``off``, or a library's path or name. A library
+    that cannot be used is logged as a warning, and ``auto`` is used instead.
     """
     global _prepared
     if _prepared is None:
@@ -87,7 +84,13 @@ def _prepare(choice: str) -> Blas:
     if "mlx.core" in sys.modules:
         return Blas("too late")
     if choice.lower() != "auto":
-        return Blas("loaded", _load(choice))
+        try:
+            return Blas("loaded", _load(os.path.expanduser(choice)))
+        except ConfigurationError as error:
+            # This runs when the package is imported, which must not fail.
+            from loguru import logger
+
+            logger.warning(f"{error} Until then {VARIABLE}=auto is used.")
     for candidate in (*_CANDIDATES, *_wheel_libraries()):
         try:
             return Blas("loaded", _load(candidate))

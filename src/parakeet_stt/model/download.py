@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -33,17 +32,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 from loguru import logger
 
-from parakeet_stt.errors import (
-    ModelFormatError,
-    ModelNotFoundError,
-    ModelUnavailableError,
-    ParakeetError,
-)
+from parakeet_stt.errors import ModelNotFoundError, ModelUnavailableError, ParakeetError
 from parakeet_stt.model.device import run_interruptibly
-from parakeet_stt.model.onnx.external_data import external_data
-
-Sizes = dict[str, int | None]
-"""Size in bytes of each file of a revision; None if the hub does not say."""
+from parakeet_stt.model.integrity import Sizes, has_size, missing_file
 
 Needed = Callable[[set[str]], list[str]]
 """Selects the files that a model is loaded from, given the names of all files of a repository."""
@@ -146,7 +137,7 @@ class Repository:
         partial.parent.mkdir(parents=True, exist_ok=True)
         blob.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(partial.with_suffix(".lock")):
-            if not _is_whole(blob, size):
+            if not has_size(blob, size):
                 with partial.open("ab") as file:
                     received = file.tell()
                     if received != size:
@@ -161,7 +152,7 @@ class Repository:
                 self._check(partial, name, size, str(etag))
                 partial.replace(blob)
             pointer = self._folder / "snapshots" / commit / name
-            if not _is_whole(pointer, size):
+            if not has_size(pointer, size):
                 pointer.unlink(missing_ok=True)
             hf_hub_download(self.id, name, revision=commit, cache_dir=self.cache)
             if not pointer.is_symlink():  # Without symbolic links (Windows) it is a copy.
@@ -209,49 +200,6 @@ class Repository:
         except ValueError:  # Cut off by a crash of the machine; a download writes it again.
             return None
         return sizes
-
-
-def missing_file(folder: Path, files: list[str], sizes: Sizes | None = None) -> str | None:
-    """Return the name of the first file that a folder lacks or has only a part of.
-
-    Args:
-        folder: The folder.
-        files: The files that it should have. Files to which ONNX graphs refer are added.
-        sizes: Size of each file. If None, the headers of safetensors files and the references in
-            ONNX graphs tell the sizes of the weights.
-
-    Raises:
-        ModelFormatError: A graph of the right size cannot be read.
-    """
-    files = list(files)
-    minimum: dict[str, int] = {}
-    for name in files:
-        path = folder / name
-        if not _is_whole(path, sizes.get(name) if sizes else None):
-            return name
-        if sizes is None and not _looks_whole(path, minimum.get(name, 0)):
-            return name
-        if path.suffix == ".onnx":
-            minimum |= external_data(path)
-            files += [other for other in minimum if other not in files]
-    return None
-
-
-def _looks_whole(path: Path, minimum: int) -> bool:
-    """Whether a file has a minimum size and, if it is one with weights, can be opened."""
-    try:
-        if path.suffix == ".onnx":
-            external_data(path)
-        elif path.suffix == ".safetensors":
-            with safetensors.safe_open(path, framework="numpy"):
-                pass
-    except (safetensors.SafetensorError, ModelFormatError):
-        return False
-    return path.stat().st_size >= minimum
-
-
-def _is_whole(path: Path, size: int | None) -> bool:
-    return path.is_file() and size in (None, path.stat().st_size)
 
 
 def _write(path: Path, text: str) -> None:

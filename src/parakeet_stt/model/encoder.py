@@ -43,6 +43,9 @@ class Encoder(Protocol):
     precision: str
     """Arithmetic of the activations."""
 
+    has_local_attention: bool
+    """Whether it supports local attention; otherwise every window has full attention."""
+
     def encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None
     ) -> list[EncoderFrames]:

@@ -12,13 +12,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, as_samples
 from parakeet_stt.errors import ConfigurationError, SessionClosedError
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.settings import Attention, ContextSize, Streaming, check_boost
+from parakeet_stt.settings import Attention, ContextSize, ParakeetSettings, Streaming, check_boost
 from parakeet_stt.transcript import Hypothesis, Transcript, has_words
 
 T = TypeVar("T")
@@ -60,7 +60,8 @@ class StreamOptions:
     Attributes:
         context_size: Left and right context in encoder frames: the band of local attention, and
             how old text may get (right) before it is committed.
-        attention: ``local`` or ``full``.
+        attention: ``full``, ``local``, or ``auto`` (the default): ``local`` if the encoder
+            supports it.
         streaming: ``windowed`` (ours) or ``upstream`` (parakeet-mlx's own context).
         boost: Phrases to expect and their weights.
 
@@ -70,7 +71,7 @@ class StreamOptions:
     """
 
     context_size: ContextSize = (256, 256)
-    attention: Attention = "local"
+    attention: Attention = "auto"
     streaming: Streaming = "windowed"
     boost: Mapping[str, float] = field(default_factory=dict)
 
@@ -81,8 +82,10 @@ class StreamOptions:
                 f"context_size={self.context_size!r}: expected two whole numbers of encoder "
                 f"frames (80 ms), left and right, both at least 1"
             )
-        if self.attention not in ("local", "full"):
-            raise ConfigurationError(f"attention={self.attention!r}: expected 'local' or 'full'")
+        if self.attention not in ("auto", "local", "full"):
+            raise ConfigurationError(
+                f"attention={self.attention!r}: expected 'auto', 'local' or 'full'"
+            )
         if self.streaming not in ("windowed", "upstream"):
             raise ConfigurationError(
                 f"streaming={self.streaming!r}: expected 'windowed' or 'upstream'"
@@ -92,10 +95,25 @@ class StreamOptions:
         except ValueError as error:
             raise ConfigurationError(f"boost={self.boost!r}: {error}") from error
 
+    @classmethod
+    def from_settings(cls, settings: ParakeetSettings) -> Self:
+        """Return the options that settings ask for.
+
+        Raises:
+            ConfigurationError: A value that cannot be used.
+        """
+        return cls(
+            context_size=settings.context_size,
+            attention=settings.attention_mode,
+            streaming=settings.streaming,
+            boost=settings.boost,
+        )
+
     @property
     def band(self) -> LocalAttention | None:
-        """The band of the attention, or None for full attention."""
-        return LocalAttention(*self.context_size) if self.attention == "local" else None
+        """The band of local attention; None for full attention. An encoder without support for
+        local attention ignores it."""
+        return None if self.attention == "full" else LocalAttention(*self.context_size)
 
 
 class Stream(ABC):

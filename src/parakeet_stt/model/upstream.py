@@ -83,7 +83,7 @@ class UpstreamStream(Stream):
             claim_mlx()
             model = _load(folder, self._encoder.precision)
             # Its local attention is a Metal kernel.
-            local = options.attention == "local" and mx.metal.is_available()
+            local = options.attention != "full" and mx.metal.is_available()
             context = model.transcribe_stream(
                 tuple(options.context_size), keep_original_attention=not local
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from starlette.datastructures import Headers
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.server.endings import Ending
@@ -93,21 +95,22 @@ class Connection(Generic[M]):
         Raises:
             ConfigurationError: A phrase or weight is invalid.
         """
-        settings = self.server.settings
-        options = self.server.options(boost)
-        interval = settings.chunk_ms / 1000 if interims and settings.emit_partial else None
+        options = SessionOptions.from_settings(self.server.settings)
         if endpointing is None:
             preroll = None
         elif preroll is None:
-            preroll = settings.preroll_ms / 1000
+            preroll = options.preroll
+        options = replace(
+            options,
+            stream=self.server.options(boost),
+            interval=options.interval if interims else None,
+            preroll=preroll,
+            endpointing=endpointing,
+        )
         if self._session is not None:
-            self._session.configure(
-                options, interval=interval, preroll=preroll, endpointing=endpointing
-            )
+            self._session.configure(options)
         else:
-            self._session = self.server.engine.open(
-                options, interval=interval, preroll=preroll, endpointing=endpointing
-            )
+            self._session = self.server.engine.open(options)
 
     def send_audio(self, samples: Samples) -> None:
         """Send audio to the session.

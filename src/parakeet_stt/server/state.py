@@ -15,7 +15,7 @@ from loguru import logger
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.language import SURE, detect_language, load_detector
-from parakeet_stt.model.parakeet import Model
+from parakeet_stt.model.model import Model
 from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.server.admission import Admission, State
 from parakeet_stt.server.broadcast import Broadcast
@@ -56,12 +56,8 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.engine = Engine(
-            settings.model,
-            backend=settings.backend,
-            precision=settings.precision,
-            device=settings.device,
-            cache_dir=settings.cache_dir,
+        self.engine = Engine.from_settings(
+            settings,
             batch_size=settings.batch_size,
             batch_window=settings.batch_window_ms / 1000,
         )
@@ -120,13 +116,8 @@ class Server:
         Raises:
             ConfigurationError: A phrase or weight is invalid.
         """
-        settings = self.settings
-        return StreamOptions(
-            settings.context_size,
-            settings.attention_mode,
-            settings.streaming,
-            {**settings.boost, **(boost or {})},
-        )
+        options = StreamOptions.from_settings(self.settings)
+        return replace(options, boost={**options.boost, **(boost or {})})
 
     def endpointing(
         self,

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from parakeet_stt.audio import SAMPLE_RATE, AudioFile, Samples
 from parakeet_stt.engine.events import Failed, Final
+from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import SessionClosedError
 from parakeet_stt.model.stream import StreamOptions
@@ -253,9 +254,12 @@ class _Transcription:
         self._stopped: Exception | None = None
         self._started = time.monotonic()
         self._reported = 0.0
-        self.session = server.engine.open(options, interval=None, low_priority=True)
+        opening = SessionOptions(options, interval=None, low_priority=True)
+        self.session = server.engine.open(opening)
         # Stopped, never cancelled: a thread may be reading the file.
-        self._reading = asyncio.create_task(self._send_file(options, endpointing))
+        self._reading = asyncio.create_task(
+            self._send_file(replace(opening, endpointing=endpointing))
+        )
 
     def stop(self, reason: Exception) -> None:
         """Stop; only the first reason counts."""
@@ -274,8 +278,12 @@ class _Transcription:
         if self._stopped is not None:
             raise self._stopped
 
-    async def _send_file(self, options: StreamOptions, endpointing: Endpointing | None) -> None:
-        """Send the file to the session, then finish the session."""
+    async def _send_file(self, if_long: SessionOptions) -> None:
+        """Send the file to the session, then finish the session.
+
+        Args:
+            if_long: Options of a file that is longer than one segment may be.
+        """
         session, blocks = self.session, self._file.blocks(_BLOCK_SECONDS)
         held: list[Samples] | None = []  # Blocks held until the file is known to be long.
         read = 0
@@ -289,7 +297,7 @@ class _Transcription:
                     continue
                 held.append(block)
                 if read > _ONE_PIECE_SECONDS * SAMPLE_RATE:
-                    session.configure(options, interval=None, preroll=None, endpointing=endpointing)
+                    session.configure(if_long)
                     await self._send(held)
                     held = None
             await self._send(held or [])

@@ -67,6 +67,7 @@ class MLXEncoder:
     """
 
     name = "mlx"
+    has_local_attention = True
 
     def __init__(
         self, config: dict[str, Any], weights: Path, precision: Literal["bf16", "fp32"]

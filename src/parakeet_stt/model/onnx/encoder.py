@@ -38,6 +38,7 @@ class OnnxEncoder:
 
     name = "onnx"
     precision = "fp32"
+    has_local_attention = False
 
     def __init__(self, path: Path, features: int, device: Device = "auto") -> None:
         self._session = OnnxSession(path, {"audio_signal", "length"}, device)
@@ -145,8 +146,8 @@ class OnnxNetwork:
         logits: Floats = outputs.reshape(len(projected), -1)
         if logits.shape[1] != self._outputs:
             raise ModelFormatError(
-                f"{self._session.path} has {logits.shape[1]} outputs where the vocabulary and "
-                f"durations beside it make {self._outputs}"
+                f"{self._session.path} has {logits.shape[1]} outputs, expected {self._outputs} "
+                f"from the vocabulary and durations beside it"
             )
         return logits
 

@@ -24,7 +24,7 @@ from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.engine.events import Event as SessionEvent
 from parakeet_stt.engine.events import Failed, Final
 from parakeet_stt.errors import AudioError, ParakeetError
-from parakeet_stt.model import hub
+from parakeet_stt.model import catalog
 from parakeet_stt.server.admission import RefusedError
 from parakeet_stt.server.connection import Connection
 from parakeet_stt.server.endings import DONE, Ending
@@ -239,7 +239,7 @@ class Wyoming(Protocol[Event]):
 
     def _info(self) -> Info:
         model = self.connection.server.model
-        bundled = model.name in hub.BUNDLED
+        bundled = model.name in catalog.BUNDLED
         recogniser = AsrModel(
             name=self.connection.server.model_name,
             attribution=_PARAKEET_STT if bundled else _NVIDIA,
@@ -248,7 +248,7 @@ class Wyoming(Protocol[Event]):
             version=None,
             # For an unknown model, list all languages of Parakeet models: Home Assistant does not
             # offer a model without languages.
-            languages=list(model.languages or hub.LANGUAGES),
+            languages=list(model.languages or catalog.LANGUAGES),
         )
         program = AsrProgram(
             name="parakeet-stt",

@@ -8,13 +8,13 @@ import itertools
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served, offline, pcm16
+from tests.support.serving import Served, in_frames, offline, pcm16
+from tests.support.telephone import MULAW, compand
 
 RECORDING = next(recording for recording in RECORDINGS if recording.set == "known")
 PCM = pcm16(RECORDING.samples())
@@ -35,8 +35,8 @@ def finals(messages: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("size", [1, 7, 333, 3200, 32_000])
 async def test_binary_audio_of_any_frame_size_is_heard_whole(served: Served, size: int) -> None:
     async with connect(served.ws + "/v1/stream") as ws:
-        for start in range(0, len(PCM), size):
-            await ws.send(PCM[start : start + size])
+        for frame in in_frames(PCM, size):
+            await ws.send(frame)
         await ask(ws, type="close")
         messages = await until_closed(ws)
         assert (ws.close_code, ws.close_reason) == (1000, "")
@@ -229,23 +229,12 @@ async def test_mu_law_at_8_khz_is_heard(served: Served) -> None:
     import soxr
 
     narrow = soxr.resample(RECORDING.samples(), 16_000, 8_000)
-    codes = encode_mulaw(narrow)
+    codes = compand(narrow, MULAW)
     async with connect(served.ws + "/v1/stream?encoding=mulaw&sample_rate=8000") as ws:
         await ws.send(codes)
         await ask(ws, type="close")
         messages = await until_closed(ws)
     assert len(finals(messages)[0].split()) == pytest.approx(len(RECORDING.text.split()), abs=3)
-
-
-def encode_mulaw(samples: np.ndarray[Any, Any]) -> bytes:
-    """The nearest code of each sample, by ITU-T G.711's own table."""
-    from parakeet_stt.audio import _MULAW
-
-    order = np.argsort(_MULAW)
-    table = _MULAW[order]
-    place = np.clip(np.searchsorted(table, samples), 1, len(table) - 1)
-    nearer = place - (samples - table[place - 1] < table[place] - samples)
-    return order[nearer].astype(np.uint8).tobytes()
 
 
 async def test_a_tcp_client_at_another_rate_is_heard_to_its_last_sample(served: Served) -> None:

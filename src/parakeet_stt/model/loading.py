@@ -1,0 +1,195 @@
+"""Loading a model: from a source and settings to a :class:`~parakeet_stt.model.model.Model`."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes  # noqa: F401 (registers bfloat16 with numpy, which safetensors needs)
+import numpy as np
+import safetensors
+from loguru import logger
+
+from parakeet_stt.errors import ConfigurationError, ModelFormatError, ParakeetError
+from parakeet_stt.model import blas, hub
+from parakeet_stt.model.decoder import (
+    Decoder,
+    Floats,
+    GreedyCTC,
+    GreedyTransducer,
+    Network,
+    NumpyNetwork,
+)
+from parakeet_stt.model.device import on_fork, run_interruptibly
+from parakeet_stt.model.encoder import Encoder, encoder_frames
+from parakeet_stt.model.executors import load_encoder, missing_mlx, mlx_has_gpu, mlx_precision
+from parakeet_stt.model.layout import ModelFiles
+from parakeet_stt.model.memory import trim_heap
+from parakeet_stt.model.model import Model
+from parakeet_stt.settings import Backend, Device, Precision, load_settings
+
+_loaded: dict[tuple[Any, ...], Model] = {}
+_loading = threading.Lock()
+
+
+def load_model(
+    source: str | Path | None = None,
+    *,
+    precision: Precision | None = None,
+    backend: Backend | None = None,
+    device: Device | None = None,
+    cache_dir: Path | None = None,
+) -> Model:
+    """Load a model. The same arguments return the same shared model.
+
+    An argument that is not given is read from its environment variable (``PARAKEET_MODEL`` and so
+    on), and otherwise has the setting's default.
+
+    Args:
+        source: ``tiny``, a known name, a folder, or a Hugging Face id, which may end in
+            ``@revision``.
+        precision: ``bf16``, ``fp32``, or ``auto`` (the default): bf16 on a GPU, fp32 on a CPU.
+        backend: ``mlx``, ``onnx`` or ``auto`` (the default).
+        device: ``gpu``, ``cpu`` or ``auto`` (the default). MLX has one device per process.
+        cache_dir: Folder for downloads; Hugging Face's own cache by default.
+
+    Raises:
+        ModelNotFoundError: There is no such model, folder or repository, or a file is missing.
+        ModelUnavailableError: Not cached, and there is no network, no access or no disk space.
+        ModelFormatError: This version cannot run the model, or its files are damaged.
+        ConfigurationError: A setting cannot be used with this model or on this machine.
+    """
+    settings = load_settings(
+        model=None if source is None else str(source),
+        precision=precision,
+        backend=backend,
+        device=device,
+        cache_dir=cache_dir,
+    )
+    # MLX is not even imported for the ONNX executor.
+    missing = missing_mlx() if settings.backend != "onnx" else None
+    if missing and settings.backend == "mlx":
+        raise ConfigurationError(f"backend='mlx': {missing}")
+    chosen_backend: Backend = "onnx" if missing else settings.backend
+    gpu = chosen_backend != "onnx" and mlx_has_gpu(settings.device)
+    try:
+        # Without the lock: one model's download must not delay other models.
+        files = hub.find_model(settings.model, chosen_backend, gpu, settings.cache_dir)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} ({missing})" if missing else str(error)) from error
+    with _loading:
+        if settings.device == "gpu" and files.executor == "mlx" and not gpu:
+            raise ConfigurationError(
+                "PARAKEET_DEVICE='gpu': MLX has no GPU here; on NVIDIA it needs the extra `cuda`"
+            )
+        chosen = mlx_precision(settings.precision, gpu) if files.executor == "mlx" else "fp32"
+        key = (files.folder, files.executor, chosen, settings.device)
+        if key not in _loaded:
+            _loaded[key] = run_interruptibly(_load, files, chosen, settings.device)
+            trim_heap()
+            logger.info(f"loaded {_loaded[key]!r}")
+        return _loaded[key]
+
+
+def _reset_lock() -> None:
+    """Replace the lock in a forked child: another thread of the parent may have held it."""
+    global _loading
+    _loading = threading.Lock()
+
+
+on_fork(_reset_lock)
+
+
+def _load(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device) -> Model:
+    config, weights = files.config, _read_decoder_weights(files)
+    blas.use_threads(numpy=1)  # The decoder's products take less time than waking up a thread.
+    encoder = load_encoder(files, precision, device)
+    try:
+        decoder = _decoder(files, weights)
+    except KeyError as error:
+        raise ModelFormatError(f"{files.folder}: the weights lack {error}") from error
+    expected = config.blank + 1 + len(config.durations)
+    outputs = next((len(w) for n, w in weights.items() if n in (_JOINT_BIAS, _CTC_BIAS)), expected)
+    if outputs != expected:
+        raise ModelFormatError(
+            f"{files.folder}: the weights have {outputs} outputs, expected {expected} from the "
+            f"configuration's vocabulary and durations"
+        )
+    _check_runs(files, encoder, decoder)
+    return Model(files, encoder, decoder)
+
+
+# parakeet-mlx's names of the output layers' biases.
+_JOINT_BIAS = "joint.joint_net.2.bias"
+_CTC_BIAS = "decoder.decoder_layers.0.bias"
+
+
+def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
+    """Make the decoder: in numpy if its weights are available, otherwise from the ONNX graph."""
+    config = files.config
+    if config.kind == "ctc":
+        if files.executor == "onnx":
+            return GreedyCTC(config, None)
+        weight = weights["decoder.decoder_layers.0.weight"]  # [outputs, 1, width]
+        return GreedyCTC(config, (weight[:, 0, :], weights[_CTC_BIAS]))
+    network: Network
+    if weights:
+        network = NumpyNetwork(weights, config.activation)
+    else:
+        from parakeet_stt.model.onnx.encoder import OnnxNetwork
+
+        network = OnnxNetwork(files.onnx_decoder, config.blank, len(config.durations))
+    return GreedyTransducer(config, network)
+
+
+def _read_decoder_weights(files: ModelFiles) -> dict[str, Floats]:
+    """Read the weights of a parakeet-mlx folder as float32, except those of the encoder."""
+    if files.weights is None:
+        return {}
+    weights: dict[str, Floats] = {}
+    try:
+        with safetensors.safe_open(files.weights, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+                if not name.startswith("encoder."):
+                    weights[name] = np.asarray(file.get_tensor(name)).astype(np.float32)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelFormatError(
+            f"{files.weights} cannot be read: {error}. Delete it, so that it is downloaded again."
+        ) from error
+    return weights
+
+
+_TRIAL_FRAMES = (17, 9)  # Mel frames: lengths that differ, and are no multiples of 8.
+
+
+def _check_runs(files: ModelFiles, encoder: Encoder, decoder: Decoder[Any]) -> None:
+    """Run two short windows of silence, so that a model that cannot run fails during loading.
+
+    Raises:
+        ModelFormatError: It fails, or its output does not have the expected shape.
+    """
+    features = files.config.features
+    windows = [np.zeros((frames, features), np.float32) for frames in _TRIAL_FRAMES]
+    try:
+        for window, frames in zip(windows, encoder.encode(windows, None), strict=True):
+            if len(frames) != encoder_frames(len(window)):
+                raise ModelFormatError(
+                    f"{files.folder}: the encoder returns {len(frames)} frames for {len(window)} "
+                    f"mel frames, expected {encoder_frames(len(window))}"
+                )
+            outputs = files.config.blank + 1
+            is_ctc_graph = files.config.kind == "ctc" and files.executor == "onnx"
+            if is_ctc_graph and frames.shape[1] != outputs:
+                raise ModelFormatError(
+                    f"{files.onnx_encoder} has {frames.shape[1]} outputs, expected {outputs} from "
+                    f"the vocabulary beside it"
+                )
+            decoder.decode(frames, decoder.initial())
+    except ParakeetError:
+        raise
+    except Exception as error:  # The executors have no common base class for their errors.
+        raise ModelFormatError(
+            f"{files.folder}: the model cannot be run, its files do not belong together or are of "
+            f"a kind that this version does not support: {error}"
+        ) from error
