@@ -158,7 +158,7 @@ async def test_chunking_strategies(client: AsyncOpenAI, strategy: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"response_format": "diarized_json"}, "diarized_json needs speakers"),
+        ({"response_format": "diarized_json"}, "diarized_json is not supported"),
         ({"response_format": "mp3"}, "response_format: "),
         ({"timestamp_granularities": ["word"]}, "needs response_format verbose_json"),
         (
