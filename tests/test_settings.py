@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from loguru import logger
 
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.settings import ServerSettings
@@ -25,15 +23,6 @@ from tests.support.command import parakeet
 from tests.support.recordings import ROOT
 
 VARIABLES = {variable_name(name) for name in ServerSettings.model_fields}  # And the engine's.
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Warnings in the log."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def test_the_ancestors_variables_have_the_ancestors_defaults() -> None:
@@ -203,18 +192,18 @@ def test_settings_that_contradict_each_other_are_refused_when_they_are_read(
     ],
 )
 def test_a_variable_that_does_not_exist_is_one_warning_with_the_nearest_name(
-    monkeypatch: pytest.MonkeyPatch, log: list[str], name: str, advice: str
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str], name: str, advice: str
 ) -> None:
     monkeypatch.setenv(name, "1")
     load_settings()
     load_settings(ServerSettings)
-    (line,) = log
+    (line,) = warnings
     assert line.startswith(f"{name} is set, but there is no such setting")
     assert line.strip().endswith(advice)
 
 
 def test_variables_of_the_server_of_compose_and_of_kubernetes_are_no_misspelt_ones(
-    monkeypatch: pytest.MonkeyPatch, log: list[str]
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     for name in (
         *SERVER_VARIABLES,
@@ -227,7 +216,7 @@ def test_variables_of_the_server_of_compose_and_of_kubernetes_are_no_misspelt_on
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PARAKEET_EMPTY", "")
     load_settings()
-    assert not log
+    assert not warnings
 
 
 @pytest.mark.parametrize(

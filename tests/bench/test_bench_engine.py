@@ -18,6 +18,7 @@ DATA = ROOT / "tests" / "data"
 FOLDER = ROOT / "src" / "parakeet_stt" / "data" / "tiny"
 
 
+@pytest.mark.nightly  # The tests below measure with the same parts.
 def test_engines_are_measured_side_by_side(tmp_path: Path) -> None:
     report, plots = tmp_path / "figures.json", tmp_path / "plots"
     done = parakeet(

@@ -14,6 +14,7 @@ import pytest
 from parakeet_stt.model.catalog import BUNDLED
 from tests.support import onnx_files
 from tests.support.recordings import GOLDEN, RECORDINGS, ROOT
+from tests.support.serving import PATIENCE
 
 RECORDING = RECORDINGS[0]
 
@@ -30,7 +31,7 @@ def python(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -362,7 +363,7 @@ def test_a_signal_ends_a_command_that_loads_a_model(
             opening = f"opening {folder / 'encoder-model.onnx'}"
             assert any(opening in line for line in process.stderr)
             process.send_signal(number)
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == code, stderr

@@ -23,8 +23,7 @@ from benchmarks.conditions.recordings import (
 from benchmarks.conditions.reference import streamed, untrimmed
 from parakeet_stt import Model, load_model
 from parakeet_stt.audio import read_audio
-from parakeet_stt.bench.recordings import Recording, normalised
-from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.recordings import RECORDINGS, ROOT, Recording, normalised
 
 SINGLE = [r for r in RECORDINGS if r.set != "several"]
 

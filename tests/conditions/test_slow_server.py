@@ -444,9 +444,7 @@ async def test_what_a_draining_server_has_received_is_transcribed_though_it_was_
             for start in range(0, len(LONG), 64_000):
                 await ws.send(LONG[start : start + 64_000])
             await (await ws.ping())  # All of it has been received.
-            draining = asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
-            )
+            draining = served.start(served.server.drain())
             # Longer than a draining server listens for messages on their way.
             await asyncio.wait([draining], timeout=0.5)
             encoder.release()

@@ -37,7 +37,6 @@ from tests.support.hub_server import (
 from tests.support.model_folders import changed, copy_of
 from tests.support.recordings import GOLDEN, RECORDINGS
 
-SAMPLES = RECORDINGS[0].samples()
 MLX_FILES = files_of(TINY, "config.json", "model.safetensors")
 
 
@@ -223,7 +222,8 @@ def large(server: Hub, export: Path) -> Hub:
 
 
 def transcribed(source: str | Path, cache: Path) -> str:
-    return load_model(source, backend="onnx", cache_dir=cache).transcribe(SAMPLES).text
+    model = load_model(source, backend="onnx", cache_dir=cache)
+    return model.transcribe(RECORDINGS[0].samples()).text
 
 
 def test_data_files_that_a_graph_refers_to_are_downloaded(large: Hub, tmp_path: Path) -> None:
@@ -453,13 +453,14 @@ def test_special_pieces_of_a_vocabulary_are_no_text(tmp_path: Path) -> None:
     assert RECORDINGS[0].text == "Why is the oven so difficult?"
     (folder / "vocab.txt").write_text("\n".join(special.get(line, line) for line in lines))
     model = load_model(folder)
-    transcript = model.transcribe(SAMPLES, boost={"<unk>": 10.0})
+    samples = RECORDINGS[0].samples()
+    transcript = model.transcribe(samples, boost={"<unk>": 10.0})
     assert transcript.text == "Wh\ufffd oven so diffélt?"
     assert [word.text for word in transcript.words] == ["Wh\ufffd", "oven", "so", "diffélt?"]
     committed = ""
     with model.transcribe_stream((256, 1)) as stream:
-        for start in range(0, len(SAMPLES), 1600):
-            hypothesis = stream.add_audio(SAMPLES[start : start + 1600])
+        for start in range(0, len(samples), 1600):
+            hypothesis = stream.add_audio(samples[start : start + 1600])
             assert not {*"<>|"} & {*hypothesis.text, *hypothesis.tentative}
             assert hypothesis.committed.startswith(committed)
             assert hypothesis.text.startswith(hypothesis.committed)

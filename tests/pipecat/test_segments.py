@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
-import pytest
-from loguru import logger
 from pipecat.frames.frames import STTUpdateSettingsFrame, VADUserStoppedSpeakingFrame
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.transcriptions.language import Language
@@ -19,15 +17,6 @@ from tests.support.pipelines import Listener, drive
 from tests.support.recordings import CLEAR
 from tests.support.services import START, STOP, Settings, audio, finals, run, service, spoken
 from tests.support.serving import PATIENCE, eventually
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """Warnings in the log."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def applied(stt: ParakeetSTTService) -> ParakeetSTTSettings:

@@ -41,13 +41,12 @@ from pipecat.transcriptions.language import Language
 
 from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript
 from parakeet_stt.bench.pipecat import hear
-from parakeet_stt.bench.recordings import normalised, read_turns
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.pipecat.player import Player
 from parakeet_stt.pipecat.segments import STALL_SECONDS
 from parakeet_stt.settings import PARAKEET_TTFS_P99
 from tests.support.pipelines import Listener, drive
-from tests.support.recordings import CLEAR, ROOT
+from tests.support.recordings import CLEAR, ROOT, normalised, read_turns
 from tests.support.services import (
     START,
     STOP,

@@ -24,9 +24,8 @@ from benchmarks.conditions.recordings import gain
 from parakeet_stt import Transcript, load_model
 from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench.pipecat import hear
-from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.model.catalog import BUNDLED
-from tests.support.recordings import RECORDINGS, ROOT, spoken
+from tests.support.recordings import RECORDINGS, ROOT, normalised, spoken
 from tests.support.serving import Served, eventually, serving
 from tests.support.uploads import content, uploading
 

@@ -401,7 +401,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], int]]:
         [
             sys.executable,
             "-m",
-            "parakeet_stt.cli.main",
+            "parakeet_stt",
             "serve",
             "--model",
             "tiny",

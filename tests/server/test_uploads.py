@@ -20,8 +20,7 @@ import soundfile
 from loguru import logger
 
 from parakeet_stt import load_model
-from parakeet_stt.bench.recordings import normalised
-from tests.support.recordings import RECORDINGS, ROOT, spoken
+from tests.support.recordings import RECORDINGS, ROOT, normalised, spoken
 from tests.support.serving import PATIENCE, Served, eventually, serving
 from tests.support.uploads import content, uploading
 
@@ -404,9 +403,7 @@ async def test_a_file_that_is_not_done_when_the_server_ends_is_told_so(
     with serving(drain_seconds=0.3) as served:
         asking = asyncio.create_task(post(served, endless_file))
         await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
-        draining = asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
-        )
+        draining = served.start(served.server.drain())
         await eventually(lambda: served.server.admission.state.value == "draining")
         assert (await post(served, DICTATION)).status_code == 503
         await draining
@@ -423,9 +420,7 @@ async def test_a_file_that_is_nearly_done_gets_its_answer_when_the_server_ends(
     with serving(drain_seconds=PATIENCE) as served:
         asking = asyncio.create_task(post(served, long_file))
         await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
-        await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
-        )
+        await served.start(served.server.drain())
         answer = await asking
         assert answer.status_code == 200
         assert len(answer.json()["text"]) > 1000

@@ -51,13 +51,14 @@ class Served:
         """Run something on the server's own loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Start something on the server's own loop; await the result on the test's."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
     async def settled(self) -> None:
         """Wait until no session is left, however it ended."""
 
-        async def empty() -> None:
-            await self.server.admission.wait_until_idle()
-
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(empty(), self._loop))
+        await self.start(self.server.admission.wait_until_idle())
         assert self.server.admission.sessions == 0
         assert self.server.engine.sessions == frozenset()
         assert self.server.conversations == set()
