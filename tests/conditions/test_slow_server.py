@@ -25,7 +25,7 @@ from wyoming.audio import AudioChunk
 
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.server.connection import Inbox
+from parakeet_stt.server.queues import Inbox
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import EVERY_PORT, Served, offline, pcm16, serving
 

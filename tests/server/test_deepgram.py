@@ -552,7 +552,7 @@ async def test_audio_that_cannot_be_is_an_error_and_the_stream_goes_on(served: S
 @pytest.mark.parametrize(
     ("query", "complaint"),
     [
-        ("", "audio in containers is taken as a file"),
+        ("", "send audio in containers as a file"),
         ("model=nova-3", "encoding"),
         ("encoding=opus&sample_rate=48000", "encoding"),
         ("encoding=linear16&sample_rate=1", "sample_rate"),

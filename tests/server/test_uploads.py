@@ -174,10 +174,10 @@ async def test_a_long_file_is_cut_at_silences_and_told_as_it_is_heard(
     assert seconds / 30 <= len(deltas) <= seconds / 20 + 1
     assert session is not None
     assert behind <= 35
-    progress = [line for line in lines if f"of {seconds:.0f} s heard" in line]
+    progress = [line for line in lines if f"of {seconds:.0f} s transcribed" in line]
     assert len(progress) == seconds // 60
     assert all(line.startswith("'long.flac': ") for line in progress)
-    assert any(f"{seconds:.0f} s heard in " in line for line in lines)
+    assert any(f"{seconds:.0f} s transcribed in " in line for line in lines)
     await served.settled()
 
 
@@ -310,7 +310,7 @@ async def test_too_much_audio_is_refused_by_the_header_or_once_it_was_decoded(
     with serving(max_file_seconds=10) as served:
         answer = await post(served, DICTATION, "it.flac")
         assert answer.status_code == 413
-        wanted = "it.flac has 15 seconds of audio: files may have 10 at most"
+        wanted = "it.flac has 15 seconds of audio: the maximum is 10"
         assert answer.json()["detail"] == wanted
         unknown = bytearray(DICTATION.read_bytes())
         unknown[21] &= 0xF0
@@ -334,7 +334,7 @@ async def test_a_file_that_takes_too_long_is_given_up(endless_file: Path, folder
 async def test_more_requests_than_may_be_are_refused_before_their_files_are_uploaded() -> None:
     with serving(max_requests=2) as served:
         async with uploading(served), uploading(served):
-            await eventually(lambda: served.server._requests == 2)
+            await eventually(lambda: served.server.admission.requests == 2)
             async with uploading(served) as reader:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 assert head.startswith("http/1.1 429")
@@ -351,7 +351,7 @@ async def test_an_upload_that_comes_to_a_standstill_gives_its_place_back() -> No
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             assert head.startswith("http/1.1 408")
             assert "connection: close" in head
-            assert (await reader.read()) == b'{"detail":"the upload has come to a standstill"}'
+            assert (await reader.read()) == b'{"detail":"the upload has stalled"}'
         await served.settled()
 
 
@@ -404,7 +404,7 @@ async def test_a_file_that_is_not_done_when_the_server_ends_is_told_so(
         asking = asyncio.create_task(post(served, endless_file))
         await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
         draining = served.start(served.server.drain())
-        await eventually(lambda: served.server.state.value == "draining")
+        await eventually(lambda: served.server.admission.state.value == "draining")
         assert (await post(served, DICTATION)).status_code == 503
         await draining
         answer = await asking

@@ -338,11 +338,11 @@ async def test_an_event_that_cannot_be_used_is_an_error_and_costs_nothing_heard(
         (b'{"type":"audio-chunk","payload_length":"many"}\n', "payload_length"),
         (b'{"type":"audio-chunk","payload_length":1.5}\n', "payload_length"),
         (b'{"type":"audio-chunk","payload_length":99999999999999999999}\n', "at most"),
-        (b'{"type":"audio-chunk","data_length":4194305}\n', "4194304 at most"),
+        (b'{"type":"audio-chunk","data_length":4194305}\n', "expected at most 4194304"),
         (b'{"type":"audio-chunk","payload_length":100}\nabc', "100 bytes of payload"),
         (b'{"type":"audio-chunk","data_length":100}\n{}', "100 bytes of data"),
         (b"[" * 100_000 + b"\n", "header"),
-        (b"{" * 5_000_000, "over 4194304 bytes"),
+        (b"{" * 5_000_000, "a line of over 4"),
     ],
 )
 async def test_what_has_no_end_is_told_and_closes_and_what_was_heard_before_is_not_lost(

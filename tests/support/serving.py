@@ -58,11 +58,8 @@ class Served:
     async def settled(self) -> None:
         """Wait until no session is left, however it ended."""
 
-        async def empty() -> None:
-            await self.server._idle.wait()
-
-        await self.start(empty())
-        assert self.server.sessions == 0
+        await self.start(self.server.admission.wait_until_idle())
+        assert self.server.admission.sessions == 0
         assert self.server.engine.sessions == frozenset()
         assert self.server.conversations == set()
 
