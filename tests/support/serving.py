@@ -57,7 +57,6 @@ class Served:
 
     async def settled(self) -> None:
         """Wait until no session is left, however it ended."""
-
         await self.start(self.server.admission.wait_until_idle())
         assert self.server.admission.sessions == 0
         assert self.server.engine.sessions == frozenset()
