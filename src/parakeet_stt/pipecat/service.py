@@ -51,7 +51,8 @@ from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
 from parakeet_stt.engine.options import SessionOptions
-from parakeet_stt.engine.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS, Session, SessionState
+from parakeet_stt.engine.preroll import HISTORY_SECONDS
+from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS, Session
 from parakeet_stt.errors import (
     AudioError,
     BacklogError,
@@ -270,7 +271,7 @@ class ParakeetSTTService(STTService):
         If the model is not loaded yet, this does not wait for it: speech that was kept for the
         model is reported as an error.
         """
-        if self._session is not None and self._session.state is not SessionState.CLOSED:
+        if self._session is not None and self._session.is_open:
             try:
                 if not isinstance(self._refusal, BacklogError):
                     self._send_rest()
@@ -324,7 +325,7 @@ class ParakeetSTTService(STTService):
             audio: 16-bit PCM, at the frame's own rate and number of channels.
         """
         yield None
-        if self._session is None or self._session.state is SessionState.CLOSED:
+        if self._session is None or not self._session.is_open:
             return
         rate, channels = self._format
         seconds = self._seconds(audio)
@@ -393,7 +394,7 @@ class ParakeetSTTService(STTService):
 
     async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
         await super()._handle_vad_user_started_speaking(frame)
-        if self._muted or self._session is None or self._session.state is SessionState.CLOSED:
+        if self._muted or self._session is None or not self._session.is_open:
             return
         if not self.is_usable:
             return  # Pipecat withholds the audio.
@@ -405,7 +406,7 @@ class ParakeetSTTService(STTService):
     async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
         started = self._user_speaking
         await super()._handle_vad_user_stopped_speaking(frame)
-        if self._session is None or self._session.state is SessionState.CLOSED:
+        if self._session is None or not self._session.is_open:
             return
         if not started and self.is_usable:
             # Speech whose start was not seen here: the service was switched to in its midst.
@@ -446,7 +447,7 @@ class ParakeetSTTService(STTService):
             delta.language = wanted.language
         changed = await super()._update_settings(delta)
         self._values, self._engine = values, engine
-        if self._session is not None and self._session.state is not SessionState.CLOSED:
+        if self._session is not None and self._session.is_open:
             self._session.configure(SessionOptions.from_settings(values), engine)
         if engine.model is not None:
             await self._cancel_loading()  # The old model's, if it is still on its way.
@@ -612,7 +613,7 @@ class ParakeetSTTService(STTService):
 
     def _end_audio(self, tag: _SwitchedFrom | _SwitchedTo | None = None) -> None:
         """End the segment; audio that was received so far is not used for another."""
-        if self._session is None or self._session.state is SessionState.CLOSED:
+        if self._session is None or not self._session.is_open:
             return
         try:
             self._send_rest()
@@ -624,7 +625,7 @@ class ParakeetSTTService(STTService):
     def _flush(self, tag: _SwitchedFrom | _SwitchedTo | None = None) -> None:
         """End the segment, if one is open; its final comes as an event."""
         self._cancel_stall()
-        if self._session is not None and self._session.state is not SessionState.CLOSED:
+        if self._session is not None and self._session.is_open:
             self._session.flush(tag)
 
     def _note_speaker(self) -> None:

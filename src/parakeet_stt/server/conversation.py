@@ -296,7 +296,7 @@ class Conversation(Generic[M]):
                 ending = await self._deliver(ending, reading)
             elif ending is BROKEN:
                 dialect.complain(ParakeetError(ending.reason))
-            lost = self._failed + (self.session.due if self.session else 0)
+            lost = self._failed + (self.session.finals_due if self.session else 0)
             if self.session is not None:
                 self.session.abort()
             await _cancelled(reading, receiving)
