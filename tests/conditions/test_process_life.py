@@ -111,7 +111,7 @@ def test_a_child_may_load_what_its_parent_was_loading_when_it_forked() -> None:
 engine = Engine("tiny", backend="onnx")
 
 opening = threading.Event()
-logger.add(lambda line: "encoder-model.onnx" in line and opening.set(), level="DEBUG")
+logger.add(lambda line: "in ONNX Runtime" in line and opening.set(), level="DEBUG")
 loader = threading.Thread(target=lambda: asyncio.run(engine.start()))
 loader.start()
 opening.wait()

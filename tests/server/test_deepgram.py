@@ -496,15 +496,15 @@ async def test_keyterms_and_keywords_are_expected(
         await ask(ws, "Finalize")
         await until(ws, from_finalize=True)
         (session,) = served.server.engine.sessions
-        assert session._options.stream.boost == boost
+        assert session.options.stream.boost == boost
         await ask(ws, "Configure", keyterms=["Turing"])
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert answer["keyterms"] == ["Turing"]
-        assert session._options.stream.boost == {"Turing": DEFAULT_BOOST}
+        assert session.options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ask(ws, "Configure", features={"numerals": True})
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert "keyterms" not in answer
-        assert session._options.stream.boost == {"Turing": DEFAULT_BOOST}
+        assert session.options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ended(ws)
 
 

@@ -231,11 +231,11 @@ async def test_phrases_to_expect_are_taken(served: Served) -> None:
         await client.write_event(Ping().event())
         assert Pong.is_type((await next_event(client)).type)
         (session,) = served.server.engine.sessions
-        assert session._options.stream.boost.keys() == {"Ada Lovelace", "engine"}
+        assert session.options.stream.boost.keys() == {"Ada Lovelace", "engine"}
         await client.write_event(Transcribe().event())
         await speak(client, PCM)
         assert (await transcript(client)).text == offline(PCM)
-        assert session._options.stream.boost == {}
+        assert session.options.stream.boost == {}
 
 
 async def test_what_is_not_for_a_recogniser_is_dropped(served: Served) -> None:
