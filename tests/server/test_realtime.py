@@ -39,6 +39,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
 from parakeet_stt.audio import SAMPLE_RATE, Resampler, Samples
+from parakeet_stt.engine.segment import Segment
 from parakeet_stt.model.stream import EncoderJob
 from parakeet_stt.transcript import Transcript
 from tests.support.pipelines import Listener, play
@@ -499,9 +500,9 @@ async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
 
 
 async def test_an_item_that_gets_no_transcript_has_failed_and_the_next_has_one(
-    served: Served,
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> EncoderJob[Transcript]:
+    def fail(_: Segment) -> EncoderJob[Transcript]:
         raise ValueError("the device is on fire")
         yield
 
@@ -510,11 +511,10 @@ async def test_an_item_that_gets_no_transcript_has_failed_and_the_next_has_one(
         data = base64.b64encode(PCM + OTHER).decode()
         await ask(ws, "input_audio_buffer.append", audio=data)
         await until(ws, f"{TRANSCRIPTION}.delta")
-        (session,) = served.server.engine.sessions
-        assert session._segment is not None
-        session._segment.final = fail  # type: ignore[method-assign]
-        await ask(ws, "input_audio_buffer.commit")
-        failed = (await until(ws, f"{TRANSCRIPTION}.failed"))[-1]
+        with monkeypatch.context() as patched:
+            patched.setattr(Segment, "final", fail)
+            await ask(ws, "input_audio_buffer.commit")
+            failed = (await until(ws, f"{TRANSCRIPTION}.failed"))[-1]
         assert failed["error"]["type"] == "transcription_error"
         assert "on fire" in failed["error"]["message"]
         await ask(ws, "input_audio_buffer.append", audio=base64.b64encode(PCM).decode())
