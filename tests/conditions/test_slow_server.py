@@ -414,7 +414,7 @@ async def test_pings_of_a_client_that_does_not_read_take_no_memory() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port("port"))
         writer.write(HANDSHAKE)
         await reader.readuntil(b"\r\n\r\n")
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         ping = b"\x89\xfd" + bytes(4) + b"p" * 125
         for _ in range(500):
             writer.write(ping * 200)

@@ -225,8 +225,9 @@ async def test_a_client_that_is_told_to_come_again_comes_again() -> None:
             assert refused.value.response.headers["Retry-After"] == "1"
             patient = AsyncOpenAI(base_url=base, api_key="none", max_retries=2)
             asking = asyncio.create_task(ask(patient))
-            counter = served.server.metrics.rejected.labels("requests")
-            await eventually(lambda: counter._value.get() == 2)
+            await eventually(
+                lambda: served.metric("parakeet_rejected_total", reason="requests") == 2
+            )
         assert (await asking).text == offline().text
         await patient.close()
 

@@ -338,7 +338,7 @@ async def test_a_client_that_does_not_read_is_closed_and_disturbs_nobody() -> No
                 b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
             )
             await reader.readuntil(b"\r\n\r\n")
-            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
             ping = json.dumps({"type": "ping", "id": "p" * 60_000}).encode()
             frame = b"\x81\xff" + len(ping).to_bytes(8, "big") + bytes(4) + ping
             with contextlib.suppress(ConnectionError):
@@ -377,7 +377,7 @@ async def test_clients_that_vanish_leave_nothing_behind(served: Served, path: st
         ws.transport.abort()
     await served.settled()
     most = 3 * len(served.running.ports) + 4
-    await eventually(lambda: len(asyncio.all_tasks(served._loop)) <= most)
+    await eventually(lambda: served.metric("parakeet_tasks") <= most)
 
 
 async def test_drained_sessions_get_their_finals() -> None:

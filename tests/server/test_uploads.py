@@ -358,13 +358,15 @@ async def test_an_upload_that_comes_to_a_standstill_gives_its_place_back() -> No
 async def test_a_client_that_goes_while_it_uploads_leaves_nothing(
     served: Served, folder: Path
 ) -> None:
-    gone = served.server.metrics.requests.labels(TRANSCRIBE, "499")
-    before = gone._value.get()
+    def gone() -> float:
+        return served.metric("parakeet_requests_total", endpoint=TRANSCRIBE, status="499")
+
+    before = gone()
     async with uploading(served):
         await eventually(lambda: len(left_in(folder)) == 1)
     await served.settled()
     assert not left_in(folder)
-    await eventually(lambda: gone._value.get() == before + 1)
+    await eventually(lambda: gone() == before + 1)
 
 
 def children() -> list[str]:

@@ -111,8 +111,7 @@ async def heard(served: Served, client: AsyncTcpClient) -> list[Event]:
     while not Pong.is_type(events[-1].type):
         events.append(await next_event(client))
     (session,) = served.server.engine.sessions
-    keeping_up = asyncio.run_coroutine_threadsafe(session.wait_for_backlog(0.5), served._loop)
-    await asyncio.wrap_future(keeping_up)
+    await served.start(session.wait_for_backlog(0.5))
     return events[:-1]
 
 

@@ -47,6 +47,10 @@ class Served:
     def port(self, name: str) -> int:
         return self.running.ports[name]
 
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 if nothing has been counted under these labels."""
+        return self.server.metrics.registry.get_sample_value(name, labels) or 0.0
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's own loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)

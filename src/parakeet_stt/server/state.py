@@ -96,7 +96,7 @@ class Server:
         self.admission.start()
 
     def with_language(self, transcript: Transcript) -> Transcript:
-        """Add the language to a transcript if the model tells it or the text shows it for certain.
+        """Add the language to a transcript if the model has only one or the text identifies it.
 
         Takes less than a millisecond.
         """

@@ -63,7 +63,7 @@ def failures(shape: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     Args:
         shape: The body of an error.
     """
-    retry = "Retry-After tells when to retry."
+    retry = "Retry-After contains the seconds to wait."
     meanings = {
         400: "The form or a field is invalid.",
         401: "A valid API key is needed.",

@@ -155,7 +155,7 @@ class Deepgram(Protocol[Message]):
         self.connection.send_audio(self._decoder.flush())
 
     def on_close(self, ending: Ending) -> None:
-        """Send ``Metadata``; the close code and reason tell why the stream ends."""
+        """Send ``Metadata``; the close code and reason say why the stream ends."""
         self._end_utterance(self._session.seconds)
         digest, seconds = self._digest.hexdigest(), self._session.seconds
         self._send("Metadata", **self._metadata.complete(digest, seconds, self._options.channels))
