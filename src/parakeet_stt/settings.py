@@ -20,7 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from parakeet_stt.errors import ConfigurationError
 
 Backend = Literal["auto", "mlx", "onnx"]
-Precision = Literal["auto", "bf16", "fp32"]
+RunPrecision = Literal["bf16", "fp32", "int8"]
+Precision = Literal["auto", "bf16", "fp32", "int8"]
 Device = Literal["auto", "gpu", "cpu"]
 Attention = Literal["auto", "local", "full"]
 Streaming = Literal["windowed", "upstream"]
@@ -74,14 +75,14 @@ class ParakeetSettings(BaseSettings):
     )
     backend: Backend = Field(
         "auto",
-        description="Backend of the encoder. `auto` selects MLX if MLX has a GPU, otherwise ONNX "
-        "Runtime if the model has an ONNX encoder, otherwise MLX on the CPU; if MLX cannot be "
-        "imported, ONNX Runtime.",
+        description="Backend of the encoder. `auto` selects MLX if it has a GPU and the model is "
+        "a checkpoint, otherwise ONNX Runtime.",
     )
     precision: Precision = Field(
         "auto",
-        description="Precision of the MLX encoder. `auto` is bf16 on a GPU and fp32 on a CPU. An "
-        "ONNX encoder has the precision with which it was exported.",
+        description="Precision of the encoder. `auto` is bf16 for MLX on a GPU and fp32 otherwise. "
+        "`bf16` is for MLX; `int8` is for checkpoints on ONNX Runtime, with a third of the CPU "
+        "time of fp32. ONNX exports have their own.",
     )
     device: Device = Field(
         "auto",

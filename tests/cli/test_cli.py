@@ -50,10 +50,6 @@ def test_several_files_are_told_apart() -> None:
         ),
         (("listen", "--audio", "nothing.wav", "--model", "tiny"), "no such audio file"),
         (("bench", "pipecat", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "load", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "load", "--frame-ms", "5", "--model", "tiny"), "expected 10 to 1000"),
-        (("bench", "soak", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "soak", "--minutes", "3", "--model", "tiny"), "expected at least 4"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_1(
@@ -106,9 +102,8 @@ def test_the_doctor_finds_a_model_or_setting_that_cannot_be_used(
 ) -> None:
     done = parakeet("doctor", **variables)
     assert done.returncode == 1
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("no ")]
-    assert line.startswith("no  model")
-    assert reason in line
+    (line,) = [line for line in done.stdout.splitlines() if reason in line]
+    assert line.startswith("no ")
 
 
 def test_listening_to_a_recording_prints_its_finals() -> None:
@@ -126,9 +121,9 @@ def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(report.read_text())
-    assert set(figures["sets"]) == {"known", "unknown", "several"}
+    assert set(figures["sets"]) == {"recordings"}
     assert figures["speech_end_to_final_seconds"]["p50"] > 0.2
-    assert figures["sets"]["known"]["interims_per_second"] > 1
+    assert figures["sets"]["recordings"]["interims_per_second"] > 1
     assert figures["loop_lag_seconds"]["max"] >= figures["loop_lag_seconds"]["p99"] >= 0
     assert "WER, pipeline" in done.stdout
     assert "ttfs_p99_latency=" in done.stdout

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.boost import lists, measure, names
 from parakeet_stt import Model, Transcript, load_model
-from parakeet_stt.bench.boost import lists, measure, names
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.errors import ConfigurationError

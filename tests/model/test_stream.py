@@ -25,6 +25,7 @@ from parakeet_stt.model.windowed import (
     RENEWED_IN_PAUSE,
 )
 from parakeet_stt.settings import Attention, Backend
+from tests.support.hub_server import onnx_export
 from tests.support.markers import mlx_nightly
 from tests.support.model_folders import copy_of
 from tests.support.recordings import RECORDINGS, normalised
@@ -367,7 +368,9 @@ def test_local_attention_is_warned_of_once_if_the_encoder_does_not_support_it(
     tmp_path: Path, backend: Backend, attention: Attention, warnings: int
 ) -> None:
     # A model of its own: other tests may have caused the warning of the shared one.
-    model = load_model(copy_of(BUNDLED["tiny"], tmp_path / "fresh"), backend=backend)
+    folder = tmp_path / "fresh"
+    source = onnx_export(folder) if backend == "onnx" else copy_of(BUNDLED["tiny"], folder)
+    model = load_model(source, backend=backend)
     logged: list[str] = []
     sink = logger.add(logged.append, level="WARNING")  # type: ignore[arg-type]
     for _ in range(2):

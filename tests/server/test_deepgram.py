@@ -48,7 +48,6 @@ from tests.support.serving import (
     offline,
     pcm16,
     serving,
-    session_options,
 )
 from tests.support.telephone import ALAW, MULAW, compand
 
@@ -493,20 +492,20 @@ async def test_half_a_sample_before_a_finalize_is_completed_after_it(served: Ser
 async def test_keyterms_and_keywords_are_expected(
     served: Served, query: str, boost: dict[str, float]
 ) -> None:
-    with session_options() as options:
-        async with listening(served, f"{RAW}&{query}") as ws:
-            await ask(ws, "Finalize")
-            await until(ws, from_finalize=True)
-            assert options[-1].stream.boost == boost
-            await ask(ws, "Configure", keyterms=["Turing"])
-            (answer,) = await until(ws, type="ConfigureSuccess")
-            assert answer["keyterms"] == ["Turing"]
-            assert options[-1].stream.boost == {"Turing": DEFAULT_BOOST}
-            await ask(ws, "Configure", features={"numerals": True})
-            (answer,) = await until(ws, type="ConfigureSuccess")
-            assert "keyterms" not in answer
-            assert options[-1].stream.boost == {"Turing": DEFAULT_BOOST}
-            await ended(ws)
+    async with listening(served, f"{RAW}&{query}") as ws:
+        await ask(ws, "Finalize")
+        await until(ws, from_finalize=True)
+        (session,) = served.server.engine.sessions
+        assert session.options.stream.boost == boost
+        await ask(ws, "Configure", keyterms=["Turing"])
+        (answer,) = await until(ws, type="ConfigureSuccess")
+        assert answer["keyterms"] == ["Turing"]
+        assert session.options.stream.boost == {"Turing": DEFAULT_BOOST}
+        await ask(ws, "Configure", features={"numerals": True})
+        (answer,) = await until(ws, type="ConfigureSuccess")
+        assert "keyterms" not in answer
+        assert session.options.stream.boost == {"Turing": DEFAULT_BOOST}
+        await ended(ws)
 
 
 @pytest.mark.parametrize(

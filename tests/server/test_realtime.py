@@ -39,9 +39,12 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
 from parakeet_stt.audio import SAMPLE_RATE, Resampler, Samples
+from parakeet_stt.model.stream import EncoderJob
+from parakeet_stt.transcript import Transcript
 from tests.support.pipelines import Listener, play
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served, in_frames, pcm16, serving, session_options
+from tests.support.serving import Served, in_frames, pcm16, serving
+from tests.support.streams import Streams
 from tests.support.telephone import ALAW, MULAW, compand
 
 RATE = 24_000
@@ -475,12 +478,11 @@ async def test_what_an_update_does_not_name_stays_as_it_was(served: Served) -> N
 
 
 async def test_keywords_are_phrases_to_expect(served: Served) -> None:
-    keywords = {"keywords": ["Ada", " "]}
-    with session_options() as options:
-        async with transcribing(served, transcription=keywords) as connection:
-            await connection.input_audio_buffer.commit()
-            await until_completed(connection)
-    assert options[-1].stream.boost == {"Ada": 3.0}
+    async with transcribing(served, transcription={"keywords": ["Ada", " "]}) as connection:
+        await connection.input_audio_buffer.commit()
+        await until_completed(connection)
+        (session,) = served.server.engine.sessions
+        assert dict(session.options.stream.boost) == {"Ada": 3.0}
 
 
 async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
@@ -500,18 +502,20 @@ async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
 async def test_an_item_that_gets_no_transcript_has_failed_and_the_next_has_one(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail() -> EncoderJob[Transcript]:
         raise ValueError("the device is on fire")
+        yield
 
+    assert served.server.engine.model is not None
+    streams = Streams(monkeypatch, served.server.engine.model)
     async with raw(served) as ws:
         await ask(ws, "session.update", session=MANUAL)
         data = base64.b64encode(PCM + OTHER).decode()
         await ask(ws, "input_audio_buffer.append", audio=data)
         await until(ws, f"{TRANSCRIPTION}.delta")
-        with monkeypatch.context() as patched:
-            patched.setattr(served.server.model.encoder, "encode", fail)
-            await ask(ws, "input_audio_buffer.commit")
-            failed = (await until(ws, f"{TRANSCRIPTION}.failed"))[-1]
+        streams.opened[-1].finish_job = fail  # type: ignore[method-assign]
+        await ask(ws, "input_audio_buffer.commit")
+        failed = (await until(ws, f"{TRANSCRIPTION}.failed"))[-1]
         assert failed["error"]["type"] == "transcription_error"
         assert "on fire" in failed["error"]["message"]
         await ask(ws, "input_audio_buffer.append", audio=base64.b64encode(PCM).decode())

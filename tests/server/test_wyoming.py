@@ -20,7 +20,7 @@ from wyoming.info import Describe, Info, SelectProgram
 from wyoming.ping import Ping, Pong
 
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import PATIENCE, Served, offline, pcm16, serving, session_options
+from tests.support.serving import PATIENCE, Served, offline, pcm16, serving
 
 RECORDING, OTHER = [recording for recording in RECORDINGS if recording.set == "known"][:2]
 PCM, OTHER_PCM = pcm16(RECORDING.samples()), pcm16(OTHER.samples())
@@ -224,17 +224,17 @@ async def test_chunks_say_themselves_what_they_are(served: Served) -> None:
 
 
 async def test_phrases_to_expect_are_taken(served: Served) -> None:
-    with session_options() as options:
-        async with client_of(served) as client:
-            asked = Transcribe(transcript_names=["Ada Lovelace", " "], transcript_terms=["engine"])
-            await client.write_event(asked.event())
-            await client.write_event(Ping().event())
-            assert Pong.is_type((await next_event(client)).type)
-            assert options[-1].stream.boost.keys() == {"Ada Lovelace", "engine"}
-            await client.write_event(Transcribe().event())
-            await speak(client, PCM)
-            assert (await transcript(client)).text == offline(PCM)
-            assert options[-1].stream.boost == {}
+    async with client_of(served) as client:
+        asked = Transcribe(transcript_names=["Ada Lovelace", " "], transcript_terms=["engine"])
+        await client.write_event(asked.event())
+        await client.write_event(Ping().event())
+        assert Pong.is_type((await next_event(client)).type)
+        (session,) = served.server.engine.sessions
+        assert session.options.stream.boost.keys() == {"Ada Lovelace", "engine"}
+        await client.write_event(Transcribe().event())
+        await speak(client, PCM)
+        assert (await transcript(client)).text == offline(PCM)
+        assert session.options.stream.boost == {}
 
 
 async def test_what_is_not_for_a_recogniser_is_dropped(served: Served) -> None:

@@ -44,15 +44,15 @@ class Recording:
         return read_audio(self.path)
 
 
-def read_recordings(limit: int | None = None) -> list[Recording]:
-    """Read the index of ``tests/data``, with at most ``limit`` recordings of each set."""
+def read_recordings(folder: Path = DATA, limit: int | None = None) -> list[Recording]:
+    """Read a folder's index, with at most ``limit`` recordings of each set."""
     recordings: list[Recording] = []
     counts: dict[str, int] = {}
-    for line in (DATA / "utterances.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / "utterances.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         counts[row["set"]] = counts.get(row["set"], 0) + 1
         if limit is None or counts[row["set"]] <= limit:
-            recordings.append(Recording(path=DATA / row.pop("file"), **row))
+            recordings.append(Recording(path=folder / row.pop("file"), **row))
     return recordings
 
 

@@ -9,13 +9,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
-import pytest
 
 from parakeet_stt import load_model
 from parakeet_stt.audio import Samples
-from parakeet_stt.engine.engine import Engine
-from parakeet_stt.engine.options import SessionOptions
-from parakeet_stt.engine.session import Session
 from parakeet_stt.server.serve import Running
 from parakeet_stt.server.settings import load_server_settings
 from parakeet_stt.server.state import Server
@@ -76,29 +72,6 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.005)
-
-
-@contextmanager
-def session_options() -> Iterator[list[SessionOptions]]:
-    """The options that sessions are opened or configured with meanwhile, in order."""
-    found: list[SessionOptions] = []
-    open_session, configure = Engine.open, Session.configure
-
-    def recorded_open(engine: Engine, options: SessionOptions | None = None) -> Session:
-        assert options is not None
-        found.append(options)
-        return open_session(engine, options)
-
-    def recorded_configure(
-        session: Session, options: SessionOptions, engine: Engine | None = None
-    ) -> None:
-        configure(session, options, engine)
-        found.append(options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "open", recorded_open)
-        patch.setattr(Session, "configure", recorded_configure)
-        yield found
 
 
 @contextmanager

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from parakeet_stt.model.frontend import LogMel
 
+MAX_WINDOW = 3200
+"""Maximum number of mel frames that are encoded at once: 32 s."""
+
 EncoderFrames = npt.NDArray[np.float32]
 """float32 [frames, width]; a frame is 80 ms."""
 

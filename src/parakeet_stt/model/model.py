@@ -12,10 +12,10 @@ from loguru import logger
 from parakeet_stt.audio import SAMPLE_RATE, AudioSource, read_blocks
 from parakeet_stt.model.catalog import languages_of
 from parakeet_stt.model.decoder import Decoder
-from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.encoder import MAX_WINDOW, Encoder
 from parakeet_stt.model.layout import ModelFiles
 from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.model.windowed import MAX_WINDOW, WindowedStream
+from parakeet_stt.model.windowed import WindowedStream
 from parakeet_stt.settings import Attention, ContextSize, Streaming
 from parakeet_stt.transcript import Transcript
 

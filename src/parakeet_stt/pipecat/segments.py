@@ -9,7 +9,7 @@ from typing import Any
 
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final
-from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS, Session, SessionState
+from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS, Session
 
 STALL_SECONDS = 1.0
 """Seconds by which the next frame of audio may be late in the midst of speech before the segment
@@ -63,7 +63,7 @@ class SegmentControl:
     @property
     def is_open(self) -> bool:
         """Whether the session is open."""
-        return self.session.state is not SessionState.CLOSED
+        return self.session.is_open
 
     @property
     def settings(self) -> SegmentSettings:

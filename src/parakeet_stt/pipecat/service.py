@@ -44,7 +44,8 @@ from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
 from parakeet_stt.engine.options import SessionOptions
-from parakeet_stt.engine.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS
+from parakeet_stt.engine.preroll import HISTORY_SECONDS
+from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.errors import (
     AudioError,
     BacklogError,

@@ -109,7 +109,7 @@ class Conversation(Generic[M]):
                 protocol.on_error(ParakeetError(ending.reason))
             missing = self._failed
             if connection.is_open:
-                missing += connection.session.due
+                missing += connection.session.finals_due
                 connection.session.abort()
             await _cancel(reading, receiving)
             code = await self._close(transport, ending)

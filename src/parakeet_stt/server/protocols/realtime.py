@@ -16,7 +16,7 @@ import pydantic
 from starlette.datastructures import QueryParams
 
 from parakeet_stt.engine.events import Discarded, Event, Failed, Final, SegmentEnded, SpeechStarted
-from parakeet_stt.engine.session import HISTORY_SECONDS
+from parakeet_stt.engine.preroll import HISTORY_SECONDS
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.server.auth import subprotocols
 from parakeet_stt.server.connection import Connection
