@@ -1,8 +1,8 @@
-"""What a stream is: audio in pieces to hypotheses and a final.
+"""Base class of streams: audio in chunks to hypotheses and a final.
 
-What needs the encoder is written as a *work*: a generator that yields the windows that it wants
-encoded and is sent their frames. :func:`run_job` runs one with an encoder; the engine runs those of
-several sessions together, their windows in one batch. Knows nothing of sessions, threads or clocks.
+Operations that need the encoder are generators ("encoder jobs"). They yield windows and receive
+encoder output. :func:`run_job` runs one job with an encoder. The engine batches the windows of
+several sessions. This module does not depend on sessions, threads or clocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Window:
-    """What a work wants encoded.
+    """A window that an encoder job needs encoded.
 
     Attributes:
         mel: Normalised log-mel ``[frames, bins]``.
@@ -38,16 +38,16 @@ class Window:
 
 
 EncoderJob = Generator[Window, EncoderFrames, T]
-"""Something that a stream does, as the windows that it needs encoded on the way."""
+"""A generator that yields windows, receives their encoder frames and returns a result."""
 
 
-def run_job(work: EncoderJob[T], encoder: Encoder) -> T:
-    """Run a work to its end, encoding its windows one by one."""
+def run_job(job: EncoderJob[T], encoder: Encoder) -> T:
+    """Run an encoder job to its end, one window at a time."""
     try:
-        window = next(work)
+        window = next(job)
         while True:
             (frames,) = encoder.encode([window.mel], window.attention)
-            window = work.send(frames)
+            window = job.send(frames)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -55,19 +55,19 @@ def run_job(work: EncoderJob[T], encoder: Encoder) -> T:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream listens.
+    """Options of a stream.
 
     Attributes:
         context_size: Left and right context in encoder frames: the band of local attention, and
-            how old text may get (right) before it is committed.
+            the maximum age of tentative text (right).
         attention: ``full``, ``local``, or ``auto`` (the default): ``local`` if the encoder
             supports it.
-        streaming: ``windowed`` (ours) or ``upstream`` (parakeet-mlx's own context).
-        boost: Phrases to expect and their weights.
+        streaming: ``windowed`` (the default) or ``upstream`` (parakeet-mlx's own context).
+        boost: Phrases to boost and their weights; none by default.
 
     Raises:
-        ConfigurationError: A context below one frame, a choice of another name, or a phrase with
-            nothing in it or a weight that is out of range.
+        ConfigurationError: A context below one frame, an unknown attention or streaming
+            mode, an empty phrase, or a weight out of range.
     """
 
     context_size: ContextSize = (256, 256)
@@ -97,10 +97,10 @@ class StreamOptions:
 
     @classmethod
     def from_settings(cls, settings: ParakeetSettings) -> Self:
-        """Return the options that settings ask for.
+        """Create stream options from settings.
 
         Raises:
-            ConfigurationError: A value that cannot be used.
+            ConfigurationError: A value is invalid.
         """
         return cls(
             context_size=settings.context_size,
@@ -122,8 +122,8 @@ class Stream(ABC):
     A context manager: leaving it closes the stream without a final pass.
 
     Args:
-        encoder: What encodes its windows in the synchronous calls.
-        start: Seconds at which the segment begins; times count from there.
+        encoder: Encoder that the synchronous methods use.
+        start: Start of the segment in seconds, added to all times.
     """
 
     def __init__(self, encoder: Encoder, start: float) -> None:
@@ -145,7 +145,7 @@ class Stream(ABC):
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio heard."""
+        """Seconds of audio received."""
         return self._samples / SAMPLE_RATE
 
     @property
@@ -159,24 +159,24 @@ class Stream(ABC):
         return False
 
     def add_audio(self, samples: Any) -> Hypothesis:
-        """Hear more and say what is believed now.
+        """Receive audio and return the current hypothesis.
 
         Args:
-            samples: ``float32 [samples]``, mono, 16 kHz, any number of them.
+            samples: ``float32 [samples]``, mono, 16 kHz, of any length.
 
         Raises:
-            AudioError: Samples of another shape or kind.
+            AudioError: The samples have an unsupported shape or type.
             SessionClosedError: The stream has been finished.
         """
         self.feed(samples)
         return self.hypothesis()
 
     def feed(self, samples: Any) -> None:
-        """Hear more without forming a hypothesis; arguments and errors as :meth:`add_audio`."""
+        """Receive audio without decoding; arguments and errors as for :meth:`add_audio`."""
         run_job(self.feed_job(samples), self._encoder)
 
     def hypothesis(self) -> Hypothesis:
-        """What is believed of everything heard so far.
+        """Return the hypothesis for all audio received so far.
 
         Raises:
             SessionClosedError: The stream has been finished.
@@ -184,33 +184,33 @@ class Stream(ABC):
         return run_job(self.hypothesis_job(), self._encoder)
 
     def finish(self) -> Transcript:
-        """The final of everything heard: the same tokens as ``transcribe()`` gives.
+        """Return the final, with the same tokens as ``transcribe()`` returns.
 
         Raises:
-            SessionClosedError: The stream has been finished before.
+            SessionClosedError: The stream has already been finished.
         """
         return run_job(self.finish_job(), self._encoder)
 
     def feed_job(self, samples: Any) -> EncoderJob[None]:
-        """:meth:`feed` as a work."""
+        """Return :meth:`feed` as an encoder job."""
         self._check_open()
         audio = as_samples(samples)
         self._samples += len(audio)
         return self._hear(audio)
 
     def hypothesis_job(self) -> EncoderJob[Hypothesis]:
-        """:meth:`hypothesis` as a work."""
+        """Return :meth:`hypothesis` as an encoder job."""
         self._check_open()
-        return _supposing_words(self._suppose())
+        return _hypothesis_with_words(self._suppose())
 
     def finish_job(self) -> EncoderJob[Transcript]:
-        """:meth:`finish` as a work."""
+        """Return :meth:`finish` as an encoder job."""
         self._check_open()
         self._closed = True
-        return _finishing_words(self._finish())
+        return _final_with_words(self._finish())
 
     def speculate_job(self) -> EncoderJob[None]:
-        """A work that makes the final of what was heard, in case nothing more is said."""
+        """Return an encoder job that computes the final early, in case no speech follows."""
         self._check_open()
         return self._speculate()
 
@@ -233,15 +233,15 @@ class Stream(ABC):
             )
 
 
-def _supposing_words(work: EncoderJob[Hypothesis]) -> EncoderJob[Hypothesis]:
-    """A hypothesis, without tentative punctuation that no word came before."""
-    hypothesis = yield from work
+def _hypothesis_with_words(job: EncoderJob[Hypothesis]) -> EncoderJob[Hypothesis]:
+    """Remove tentative punctuation if the hypothesis has no words."""
+    hypothesis = yield from job
     if has_words(chain(hypothesis.committed_tokens, hypothesis.tentative_tokens)):
         return hypothesis
     return replace(hypothesis, tentative_tokens=())
 
 
-def _finishing_words(work: EncoderJob[Transcript]) -> EncoderJob[Transcript]:
-    """A final, which is empty if it has no words: models write "." for noise."""
-    transcript = yield from work
+def _final_with_words(job: EncoderJob[Transcript]) -> EncoderJob[Transcript]:
+    """Return an empty final if it has no words: models emit "." for noise."""
+    transcript = yield from job
     return transcript if has_words(transcript.tokens) else replace(transcript, tokens=())

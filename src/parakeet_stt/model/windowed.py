@@ -1,10 +1,10 @@
 """The streaming context: interims from a bounded window, a final that is the offline transcript.
 
-Two boundaries run through the log-mel of a segment. Behind the one of *hypotheses* everything has
-been committed; an interim encodes a second or two of history before it and what came after it,
-so that its cost does not grow. Behind the one of the *final* lies what no longer fits the longest
-window; the final pass encodes everything from there, in windows whose places depend on the audio
-alone, so that ``transcribe()``, which is this stream fed at once, gives the same tokens.
+The log-mel of a segment has two boundaries. Tokens before the *hypothesis* boundary are committed.
+An interim encodes one or two seconds of history before this boundary and everything after it, so
+its cost is bounded. Tokens before the *final* boundary come from windows that reached the maximum
+length. The final pass encodes everything after it. Window positions depend only on the audio, so
+``transcribe()``, which feeds this stream all audio at once, returns the same tokens.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ FRAME_SECONDS = ENCODER_HOP * HOP / SAMPLE_RATE
 
 # In encoder frames; how they were chosen is in docs/benchmarks.md.
 HISTORY = 20
-"""Frames before the committed boundary that an interim encodes along."""
+"""Frames of history that an interim encodes before the committed boundary."""
 HELD_BACK = 25
-"""The newest frames, which are never committed by agreement."""
+"""Number of newest frames that agreement never commits."""
 MAX_TENTATIVE_AGE = 37
-"""Text older than this is committed, agreement or not."""
+"""Maximum age of tentative text. Older text is committed even without agreement."""
 RENEWED = 4
-"""An interim goes back to the committed boundary when so many frames are new since one did."""
+"""Number of new frames after which an interim decodes again from the committed boundary."""
 RENEWED_IN_PAUSE = 12
-"""The same in a pause, where interims in between repeat the one that heard it begin."""
+"""The same during a pause. Interims in between repeat the one from the start of the pause."""
 NEWEST = 6
-"""The newest frames, which every interim decodes anew."""
+"""Number of newest frames that every interim decodes again."""
 NEWEST_HISTORY = 6
-"""Frames before them that an interim encodes along when it does not go further back."""
+"""Frames of history that an interim encodes before the newest frames."""
 # In mel frames of 10 ms.
 MAX_WINDOW = 3200
-"""Most that is encoded at once: 32 s."""
-_SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
-_SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
+"""Maximum length of an encoded window: 32 s."""
+_SETTLED_HISTORY = 800  # Kept before the final boundary.
+_SETTLED_LOOKAHEAD = 400  # Left after the final boundary of a full window.
 
 
 @dataclass(frozen=True)
 class _Speculation:
-    """A final that was made before it was asked for.
+    """A final computed before it was requested.
 
     Attributes:
-        emissions: What it says.
-        pause: Mel frame of the pause in which it was made.
+        emissions: Its decoded tokens.
+        pause: Mel frame at which the pause began; None if there was no pause.
     """
 
     emissions: list[Emission]
@@ -71,9 +71,9 @@ class WindowedStream(Stream):
         config: The model's configuration.
         encoder: Its encoder.
         decoder: Its decoder.
-        options: How to listen.
-        language: What finals say about their language.
-        start: Seconds at which the segment begins.
+        options: Context, attention and boosted phrases.
+        language: Language code that finals carry; None by default.
+        start: Start of the segment in seconds; 0 by default.
     """
 
     def __init__(
@@ -95,23 +95,23 @@ class WindowedStream(Stream):
         self._held_back = min(HELD_BACK, right)
         self._max_tentative_age = min(MAX_TENTATIVE_AGE, right)
         self._frontend = LogMelStream(config.features)
-        # What was heard and is not in the buffer yet.
+        # Received audio that is not in the buffer yet.
         self._pieces: deque[Samples] = deque()
         self._waiting = np.zeros((0, config.features), np.float32)
         self._mel = MelBuffer(config.features, MAX_WINDOW)
-        # Both boundaries are where a decoder's state stands.
-        self._settled: list[Emission] = []
+        # The frame of a decoder state marks each boundary.
+        self._final_emissions: list[Emission] = []
         weights = frozenset(options.boost.items())
         phrases = phrases_of(config.vocabulary, weights) if weights else None
-        self._settled_state = decoder.initial(phrases)
+        self._final_state = decoder.initial(phrases)
         self._hypothesis = Hypothesis()  # The newest one.
-        self._committed_state = self._settled_state
+        self._committed_state = self._final_state
         self._tentative: list[Emission] = []
-        # The part of it that stays until all of it is renewed, and where the decoder stood then.
-        self._lasting: list[Emission] = []
-        self._lasting_state = self._settled_state
-        self._renewed = 0  # Encoder frame that was the newest when all of it was renewed.
-        self._pause: int | None = None  # Mel frame at which the pause began that was heard then.
+        # The part that stays until the next full decode, and the decoder state after it.
+        self._stable: list[Emission] = []
+        self._stable_state = self._final_state
+        self._last_full_decode = 0  # Newest encoder frame at the last full decode.
+        self._pause: int | None = None  # Mel frame at which the last decoded pause began.
         self._speculation: _Speculation | None = None
 
     @property
@@ -134,13 +134,13 @@ class WindowedStream(Stream):
         yield from self._take_in()
 
     def _take_in(self) -> EncoderJob[None]:
-        """Move what waits into the buffer, and settle windows as they fill.
+        """Move received audio into the buffer and decode windows that are full.
 
-        Should a window fail to be encoded, the rest is still there for the next call.
+        If encoding a window fails, the remaining audio is kept for the next call.
         """
         while True:
             if self._mel.full:
-                yield from self._settle_window()
+                yield from self._decode_full_window()
             elif len(self._waiting):
                 self._waiting = self._mel.append(self._waiting)
             elif self._pieces:
@@ -148,15 +148,15 @@ class WindowedStream(Stream):
             else:
                 return
 
-    def _settle_window(self) -> EncoderJob[None]:
-        """Decode a full window up to its look-ahead for good, and move on."""
+    def _decode_full_window(self) -> EncoderJob[None]:
+        """Decode a full window up to its look-ahead and advance the final boundary."""
         begin, boundary = self._mel.start // ENCODER_HOP, self._mel.end - _SETTLED_LOOKAHEAD
         frames = yield Window(self._mel.open_window(self._mel.start), self._band)
-        emissions, self._settled_state = self._decoder.decode(
-            frames[self._settled_state.frame - begin : boundary // ENCODER_HOP - begin],
-            self._settled_state,
+        emissions, self._final_state = self._decoder.decode(
+            frames[self._final_state.frame - begin : boundary // ENCODER_HOP - begin],
+            self._final_state,
         )
-        self._settled += emissions
+        self._final_emissions += emissions
         self._speculation = None
         self._mel.drop(boundary - _SETTLED_HISTORY)
 
@@ -164,22 +164,22 @@ class WindowedStream(Stream):
         if self._committed_state.frame * ENCODER_HOP < self._mel.start:
             self._catch_up()
         end, pause = self._mel.end, self._mel.pause
-        new = end // ENCODER_HOP - self._renewed
+        new = end // ENCODER_HOP - self._last_full_decode
         if pause is not None and pause != self._pause:
             self._pause = pause
-            yield from self._renew(pause)
+            yield from self._decode_uncommitted(pause)
         elif new >= (RENEWED if pause is None else RENEWED_IN_PAUSE):
-            yield from self._renew(end)
+            yield from self._decode_uncommitted(end)
         elif pause is None and end > self._mel.start:
-            yield from self._renew_newest()
+            yield from self._decode_newest()
         tokens = self._tokens(self._tentative)
         self._hypothesis = self._hypothesis.followed_by((), tokens, self._start + self.seconds)
         return self._hypothesis
 
-    def _renew(self, end: int) -> EncoderJob[None]:
-        """Encode and decode what is not committed up to a mel frame, and commit what can be.
+    def _decode_uncommitted(self, end: int) -> EncoderJob[None]:
+        """Decode uncommitted audio up to a mel frame and commit stable tokens.
 
-        What two of these in a row agree on, up to a tail that is held back: Liu et al.,
+        Commits tokens on which two consecutive calls agree, except the newest frames: Liu et al.,
         "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis
         Selection", 2020.
         """
@@ -193,21 +193,21 @@ class WindowedStream(Stream):
             cut = max(0, newest - self._max_tentative_age - state.frame)
             older, boundary = self._decoder.decode(frames[:cut], state)
         self._commit(older, boundary)
-        lasting = max(cut, newest - NEWEST - state.frame)
-        self._lasting, self._lasting_state = self._decoder.decode(frames[cut:lasting], boundary)
-        newer, _ = self._decoder.decode(frames[lasting:], self._lasting_state)
-        self._tentative = self._lasting + newer
-        self._renewed = self._mel.end // ENCODER_HOP
+        stable = max(cut, newest - NEWEST - state.frame)
+        self._stable, self._stable_state = self._decoder.decode(frames[cut:stable], boundary)
+        newer, _ = self._decoder.decode(frames[stable:], self._stable_state)
+        self._tentative = self._stable + newer
+        self._last_full_decode = self._mel.end // ENCODER_HOP
 
-    def _renew_newest(self) -> EncoderJob[None]:
-        """Encode and decode the newest frames alone."""
-        state = self._lasting_state
+    def _decode_newest(self) -> EncoderJob[None]:
+        """Encode and decode only the newest frames."""
+        state = self._stable_state
         frames = yield from self._frames_from(state.frame, NEWEST_HISTORY, self._mel.end)
         newer, _ = self._decoder.decode(frames, state)
-        self._tentative = self._lasting + newer
+        self._tentative = self._stable + newer
 
     def _frames_from(self, first: int, history: int, end: int) -> EncoderJob[EncoderFrames]:
-        """Encoder frames from one on up to a mel frame, with some before them encoded along."""
+        """Return encoder frames from ``first`` to a mel frame, encoded with some history."""
         begin = max(self._mel.start // ENCODER_HOP, first - history)
         start, paused = begin * ENCODER_HOP, end == self._mel.pause
         mel = self._mel.closed_window(start) if paused else self._mel.open_window(start)
@@ -215,13 +215,13 @@ class WindowedStream(Stream):
         return frames[first - begin :]
 
     def _catch_up(self) -> None:
-        """Commit what was settled since the last hypothesis, which was too long ago."""
-        known = self._committed_state.frame
-        self._commit([e for e in self._settled if e.frame >= known], self._settled_state)
-        self._tentative, self._lasting, self._lasting_state = [], [], self._settled_state
+        """Commit tokens of full windows that were decoded after the last hypothesis."""
+        boundary = self._committed_state.frame
+        self._commit([e for e in self._final_emissions if e.frame >= boundary], self._final_state)
+        self._tentative, self._stable, self._stable_state = [], [], self._final_state
 
     def _commit(self, emissions: list[Emission], state: Any) -> None:
-        """Commit tokens, behind which the decoder stands as ``state`` says."""
+        """Commit tokens; ``state`` is the decoder state after them."""
         tokens = self._tokens(emissions)
         self._hypothesis = self._hypothesis.followed_by(tokens, (), self._start + self.seconds)
         self._committed_state = state
@@ -242,27 +242,27 @@ class WindowedStream(Stream):
         return Transcript(self._tokens(emissions), self._start, end, self._language)
 
     def _final_pass(self) -> EncoderJob[list[Emission]]:
-        """Everything received, up to the pause if there is one, as emissions."""
-        begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
+        """Decode all received audio, up to the pause if there is one."""
+        begin, boundary = self._mel.start // ENCODER_HOP, self._final_state.frame
         end = self._mel.end if self._mel.pause is None else self._mel.pause
-        if end <= known * ENCODER_HOP:
-            return list(self._settled)
+        if end <= boundary * ENCODER_HOP:
+            return list(self._final_emissions)
         frames = yield Window(self._mel.closed_window(self._mel.start), self._band)
-        emissions, _ = self._decoder.decode(frames[known - begin :], self._settled_state)
-        return self._settled + emissions
+        emissions, _ = self._decoder.decode(frames[boundary - begin :], self._final_state)
+        return self._final_emissions + emissions
 
     def _tokens(self, emissions: Sequence[Emission]) -> tuple[Token, ...]:
-        """Emissions as tokens with times; a token without a duration lasts a frame."""
-        heard = self._start + self.seconds
+        """Convert emissions to timed tokens; the minimum duration is one frame."""
+        received = self._start + self.seconds
         tokens: list[Token] = []
         for index, emission in enumerate(emissions):
-            start = min(self._start + emission.frame * FRAME_SECONDS, heard)
+            start = min(self._start + emission.frame * FRAME_SECONDS, received)
             end = start + max(1, emission.duration) * FRAME_SECONDS
             if index + 1 < len(emissions):
                 following = self._start + emissions[index + 1].frame * FRAME_SECONDS
                 end = min(end, max(start, following))
             piece = self._vocabulary[emission.token]
-            end = min(end, heard)
+            end = min(end, received)
             sure, likely = emission.confidence, emission.logprob
             tokens.append(Token(emission.token, piece, start, end, sure, likely))
         return tuple(tokens)
