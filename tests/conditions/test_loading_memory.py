@@ -21,7 +21,9 @@ def test_loading_takes_little_more_memory_than_the_weights_and_returns_it(tmp_pa
     assert [(one["file"], one["precision"]) for one in loadings] == [
         ("bf16", "bf16"), ("bf16", "fp32"), ("fp32", "bf16"), ("fp32", "fp32")
     ]  # fmt: skip
-    working = 64  # MB that encoding the first windows takes, whatever the size of the model.
+    working = (
+        80  # MB for one layer in float32 and the first windows, whatever the number of layers.
+    )
     for one in loadings:
         assert one["peak_mb"] - one["before_mb"] <= 1.3 * one["weights_mb"] + working, one
         assert one["after_mb"] - one["before_mb"] <= 1.2 * one["weights_mb"] + working, one

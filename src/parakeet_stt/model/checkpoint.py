@@ -173,7 +173,7 @@ def _reader(file: Path, name: str) -> _Reader:
     def read() -> Floats:
         # Open for one tensor only: pages of a file that stays mapped count as memory in use.
         with safetensors.safe_open(file, framework="numpy") as opened:
-            array: Floats = np.asarray(opened.get_tensor(name)).astype(np.float32)
+            array: Floats = opened.get_tensor(name).astype(np.float32, copy=False)
         return array
 
     return read

@@ -19,6 +19,7 @@ from parakeet_stt.model.checkpoint import Checkpoint, Floats
 from parakeet_stt.model.config import ENCODER_HOP
 from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
 from parakeet_stt.model.frontend import LogMel
+from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.mlx.conformer import FastConformer
 
 _CACHE_LIMIT = 512 << 20
@@ -123,6 +124,8 @@ class MLXEncoder:
         if tensor.ndim == 2 and not name.endswith(_FOLDED):
             array = array.astype(self._dtype)
             mx.eval(array)
+            del tensor
+            trim_heap()
         return array
 
     def _encode(
