@@ -309,19 +309,32 @@ def warn_of_local_attention(settings: ParakeetSettings, encoder: str) -> None:
         )
 
 
-def _warn_of_unknown_variables() -> None:
-    """Warn of variables that look like ours and are not, once for each; empty ones are not set."""
+def unknown_variables() -> dict[str, str]:
+    """Find variables that look like ours and are not. Empty ones count as not set.
+
+    Returns:
+        For each name, what to do about it.
+    """
     known = {variable_name(name) for name in ParakeetSettings.model_fields}
     known |= SERVER_VARIABLES | COMPOSE_VARIABLES
+    suffixes = [variable.removeprefix("PARAKEET_") for variable in sorted(known)]
+    unknown: dict[str, str] = {}
     for name, value in os.environ.items():
         prefix, _, suffix = name.upper().partition("_")
         if prefix != "PARAKEET" or not value or name.upper() in known:
             continue
         if _SERVICE_LINK.search(name.upper()):
             continue
-        suffixes = [variable.removeprefix("PARAKEET_") for variable in sorted(known)]
         nearest = difflib.get_close_matches(suffix, suffixes, 1)
-        advice = f"did you mean PARAKEET_{nearest[0]}?" if nearest else "see docs/configuration.md"
+        unknown[name] = (
+            f"did you mean PARAKEET_{nearest[0]}?" if nearest else "see docs/configuration.md"
+        )
+    return unknown
+
+
+def _warn_of_unknown_variables() -> None:
+    """Warn of unknown variables, once for each."""
+    for name, advice in unknown_variables().items():
         _warn_once(f"{name} is set, but there is no such setting, so it is ignored: {advice}")
 
 
