@@ -8,15 +8,18 @@ FROM python:${PYTHON}-slim AS sources
 RUN python -m venv /opt/parakeet
 ENV PATH=/opt/parakeet/bin:$PATH
 WORKDIR /build
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
+ENV PIP_CACHE_DIR=/var/cache/pip
 
 # With MLX, for models that have no ONNX export.
 FROM sources AS build
-RUN --mount=type=cache,target=/root/.cache/pip pip install ".[server,mlx]"
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --constraint constraints.txt ".[server,mlx]"
 
 FROM sources AS build-cuda
-RUN --mount=type=cache,target=/root/.cache/pip pip install ".[server,cuda]"
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --constraint constraints.txt ".[server,cuda]"
 
 FROM python:${PYTHON}-slim AS base
 # A fast BLAS for MLX on CPUs, and the formats that libsndfile does not know.
@@ -25,7 +28,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --create-home parakeet \
     && install -d -o parakeet -g parakeet /models
-# Nothing but /models and /tmp is written to, and ONNX Runtime tells nobody what it runs.
+# The process writes to /models and /tmp only. ONNX Runtime's telemetry is off.
 ENV PATH=/opt/parakeet/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \
     HF_HOME=/models \
@@ -37,14 +40,14 @@ VOLUME /models
 EXPOSE 8000 10300
 USER 10001:10001
 WORKDIR /tmp
-# The first start downloads the model: as long as that takes, the container is `starting`.
+# The first start downloads the model. The container is `starting` until the model is loaded.
 HEALTHCHECK --start-period=30m --interval=15s --timeout=5s --retries=3 CMD ["python", "-c", "\
 import http.client as h, os, ssl, sys; \
-where = ('127.0.0.1', int(os.environ['PARAKEET_PORT'])); \
-ask = h.HTTPConnection(*where) if not os.getenv('PARAKEET_TLS_CERT') else \
-h.HTTPSConnection(*where, context=ssl._create_unverified_context()); \
-ask.request('GET', '/v1/health/ready'); \
-sys.exit(ask.getresponse().status != 200)"]
+address = ('127.0.0.1', int(os.environ['PARAKEET_PORT'])); \
+connection = h.HTTPConnection(*address) if not os.getenv('PARAKEET_TLS_CERT') else \
+h.HTTPSConnection(*address, context=ssl._create_unverified_context()); \
+connection.request('GET', '/v1/health/ready'); \
+sys.exit(connection.getresponse().status != 200)"]
 ENTRYPOINT ["parakeet-stt"]
 CMD ["serve"]
 

@@ -1,18 +1,19 @@
-"""A voice bot that hears with Parakeet, on this machine.
+"""A voice bot that transcribes with Parakeet, on this machine.
 
     uv run examples/bot_v2.py --audio samples/conversation.flac
-        plays a recording into the bot and shows what it hears; needs nothing else
+        plays a recording into the bot and shows transcripts; needs nothing else
 
     uv run --with "pipecat-ai[runner,webrtc]" examples/bot_v2.py
         serves the bot to a browser, through Pipecat's runner
 
     uv run --with "pipecat-ai[runner]" examples/bot_v2.py -t twilio -x bot.example.com
-        serves it to telephone calls (twilio, telnyx, plivo or exotel)
+        serves the bot to telephone calls (twilio, telnyx, plivo or exotel)
 
-The speech-to-text is chosen by STT_BACKEND (parakeet-mlx, whisper, whisper-mlx, moonshine). With
+STT_BACKEND selects the speech-to-text (parakeet-mlx, whisper, whisper-mlx, moonshine). If
 LLM_BASE_URL and LLM_MODEL (Ollama, LM Studio, any OpenAI-compatible server) and TTS_BACKEND
-(kokoro or piper) the bot answers; without them it transcribes. Variables in a .env file, in this
-folder or above it, take precedence over the environment, as in Pipecat's runner.
+(kokoro or piper) are set, the bot answers; otherwise it only transcribes. The bot reads variables
+from a .env file in the current folder or above it, too. As in Pipecat's runner, the file takes
+precedence over the environment.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
 
-load_dotenv(find_dotenv(usecwd=True), override=True)  # parakeet_stt reads PARAKEET_BLAS on import.
-import parakeet_stt  # noqa: E402  (before anything that imports mlx: it loads a fast BLAS for it)
+load_dotenv(find_dotenv(usecwd=True), override=True)  # Before parakeet_stt reads PARAKEET_BLAS.
+import parakeet_stt  # noqa: E402  (before anything imports mlx, so that mlx gets a fast BLAS)
 
 STT_BACKENDS = ("parakeet-mlx", "whisper", "whisper-mlx", "moonshine")
-SETUP_SECONDS = 120  # A first download takes longer than Pipecat's default patience of 20 s.
-TURN_SECONDS = 5.0  # After a recording, how long the last turn may take to end.
+SETUP_SECONDS = 120  # A first download takes longer than Pipecat's default timeout of 20 s.
+TURN_SECONDS = 5.0  # Maximum time for the last turn to end after a recording.
 
-# What the provider's part of Pipecat needs, to end a call for example.
+# Variables that Pipecat needs for a provider, for example to end a call.
 TELEPHONY = {
     "twilio": ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"),
     "telnyx": ("TELNYX_API_KEY",),
@@ -68,7 +69,7 @@ PROMPT = "You are a friendly voice assistant. Answer in one or two short sentenc
 
 
 class Screen(FrameProcessor):
-    """Shows what is heard: interims as they change, finals with the time they took, turns."""
+    """Prints interims as they change, finals with their latency, and turns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,8 +103,8 @@ class Screen(FrameProcessor):
 
 
 def load(module: str, extra: str, setting: str) -> ModuleType:
-    """Import a part of Pipecat that needs an extra; ends the program if it is not installed."""
-    logger.disable("pipecat")  # It logs the same error in several lines.
+    """Import a module that needs an extra of Pipecat; exit with a message if it is missing."""
+    logger.disable("pipecat")  # Pipecat logs the same error in several lines.
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -116,7 +117,7 @@ def load(module: str, extra: str, setting: str) -> ModuleType:
 
 
 def create_stt(model: str | None) -> FrameProcessor:
-    """The speech-to-text service that STT_BACKEND names."""
+    """Create the speech-to-text service that STT_BACKEND selects."""
     backend = os.getenv("STT_BACKEND") or "parakeet-mlx"
     setting = f"STT_BACKEND={backend}"
     match backend:
@@ -137,7 +138,7 @@ def create_stt(model: str | None) -> FrameProcessor:
 
 
 def create_llm() -> FrameProcessor | None:
-    """A local language model, where one is configured."""
+    """Create the language model service, if LLM_BASE_URL is set."""
     url = os.getenv("LLM_BASE_URL")
     if not url:
         return None
@@ -150,7 +151,7 @@ def create_llm() -> FrameProcessor | None:
 
 
 def create_tts() -> FrameProcessor | None:
-    """A local voice, where one is configured."""
+    """Create the voice service, if TTS_BACKEND is set."""
     match os.getenv("TTS_BACKEND"):
         case None | "":
             return None
@@ -168,7 +169,12 @@ def create_tts() -> FrameProcessor | None:
 def build(
     source: FrameProcessor, sink: FrameProcessor | None, model: str | None
 ) -> tuple[PipelineWorker, Screen, asyncio.Event]:
-    """Put the bot together between a source of audio and, where it can talk, a sink.
+    """Build the bot's pipeline.
+
+    Args:
+        source: Input of audio.
+        sink: Output of audio; None if the bot cannot answer.
+        model: Model of the Parakeet service; None for PARAKEET_MODEL.
 
     Returns:
         The worker, the screen, and an event that is set while no turn is open.
@@ -205,13 +211,15 @@ def build(
 
 
 async def play(path: Path, model: str) -> int:
-    """Play a recording into the bot, in real time; gives the process's exit code."""
+    """Play a recording into the bot, in real time; return the exit code."""
     from parakeet_stt.audio import read_audio
     from parakeet_stt.pipecat.player import Player
 
     player = Player(await asyncio.to_thread(read_audio, path))
     worker, screen, quiet = build(player, None, model)
-    print(f"{path}, in real time; behind each final: its time from the end of speech\n", flush=True)
+    print(
+        f"{path}, in real time; after each final: its latency from the end of speech\n", flush=True
+    )
     failures: list[str] = []
 
     @worker.event_handler("on_pipeline_error")
@@ -240,7 +248,7 @@ async def play(path: Path, model: str) -> int:
 
 
 async def run_bot(transport: BaseTransport, arguments: RunnerArguments) -> None:
-    """Run the bot on a live transport until the client leaves."""
+    """Run the bot on a live transport until the client disconnects."""
     worker, _, _ = build(transport.input(), transport.output(), arguments.cli_args.model)
 
     @transport.event_handler("on_client_connected")
@@ -258,7 +266,7 @@ async def run_bot(transport: BaseTransport, arguments: RunnerArguments) -> None:
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """Pipecat's runner starts a bot here, for each client."""
+    """Entry point of Pipecat's runner, called for each client."""
     from pipecat.runner.utils import create_transport
 
     def telephone() -> TransportParams:
@@ -274,7 +282,7 @@ async def bot(runner_args: RunnerArguments) -> None:
 
 
 def check(transport: str, proxy: str | None, model: str | None) -> None:
-    """End the program before it announces that it is ready, if it could not take a call.
+    """Exit with a message, before the bot announces that it is ready, if it could not take a call.
 
     Raises:
         ParakeetError: The model cannot be loaded.
@@ -291,16 +299,16 @@ def check(transport: str, proxy: str | None, model: str | None) -> None:
         expected = ", ".join(("webrtc", *TELEPHONY))
         raise SystemExit(f"error: -t {transport}: this bot has {expected}")
     if isinstance(create_stt(model), parakeet_stt.ParakeetSTTService):
-        parakeet_stt.load_model(model)  # Clients share it.
+        parakeet_stt.load_model(model)  # All clients share it.
     create_llm()
     create_tts()
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
-        "--audio", type=Path, metavar="FILE", help="a recording to play to the bot"
+        "--audio", type=Path, metavar="FILE", help="recording to play into the bot"
     )
     options.add_argument(
         "--model",
@@ -322,7 +330,7 @@ def main() -> None:
     try:
         if known.audio and not known.help:
             arguments = parser.parse_args()
-            # A recording is for trying things out, and needs no download.
+            # Without a download, so that a recording works at once.
             model = arguments.model or os.getenv("PARAKEET_MODEL") or "tiny"
             raise SystemExit(asyncio.run(play(arguments.audio, model)))
         try:
@@ -337,7 +345,7 @@ def main() -> None:
             logger.add(sys.stderr, level="INFO", filter="parakeet_stt")
             if known.transport is None:
                 known.transport = "webrtc"
-                sys.argv[1:1] = ["-t", "webrtc"]  # Otherwise the runner announces all it knows.
+                sys.argv[1:1] = ["-t", "webrtc"]  # Otherwise the runner announces every transport.
             check(known.transport, known.proxy, known.model)
     except parakeet_stt.ParakeetError as error:
         raise SystemExit(f"error: {error}") from None

@@ -33,6 +33,7 @@ _ENV_HEAD = """\
 #
 # compose.yaml and examples/bot_v2.py read .env. The command line and the library do not: they read
 # the environment only. For the command line: uv run --env-file .env parakeet-stt ...
+# Put a value with spaces into quotes: PARAKEET_BOOST="Ada Lovelace, Kubernetes:5"
 #
 # scripts/settings_tables.py writes this file. docs/configuration.md has the same in tables.
 

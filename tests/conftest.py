@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import soundfile
 from hypothesis import settings
+from loguru import logger
 
 from parakeet_stt import Model, load_model  # First, so that MLX gets a fast BLAS.
-from parakeet_stt.bench.recordings import Recording
-from tests.support.recordings import RECORDINGS, spoken
+from tests.support.recordings import RECORDINGS, Recording, spoken
 from tests.support.serving import EVERY_PORT, Served, serving
 
 settings.register_profile("default", max_examples=10, derandomize=True, deadline=None)
@@ -57,6 +57,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("PARAKEET_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """Warnings and errors in the log, as they come."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
 
 
 @pytest.fixture(params=["mlx", "onnx"])

@@ -10,8 +10,7 @@ import jiwer
 import pytest
 
 from parakeet_stt import load_model
-from parakeet_stt.bench.recordings import normalised
-from tests.support.recordings import CLEAR, RECORDINGS
+from tests.support.recordings import CLEAR, RECORDINGS, normalised
 
 BOUNDS = {"known": 0.02, "unknown": 0.05, "several": 0.04}
 

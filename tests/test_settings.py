@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loguru import logger
+from dotenv import dotenv_values
 
-from parakeet_stt import load_model
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.server.settings import ServerSettings
 from parakeet_stt.settings import (
@@ -19,28 +17,19 @@ from parakeet_stt.settings import (
     ParakeetSettings,
     load_settings,
     variable_name,
-    warn_of_local_attention,
 )
 from scripts.settings_tables import DOCUMENTS, SERVER_FIELDS, env_example, table
+from tests.support.command import parakeet
 from tests.support.recordings import ROOT
 
 VARIABLES = {variable_name(name) for name in ServerSettings.model_fields}  # And the engine's.
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Warnings in the log."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def test_the_ancestors_variables_have_the_ancestors_defaults() -> None:
     settings = load_settings()
     assert settings.model == "mlx-community/parakeet-tdt-0.6b-v2"
     assert settings.context_size == (256, 256)
-    assert settings.attention_mode == "local"
+    assert settings.attention_mode == "auto"  # `local`, if the encoder supports it.
     assert settings.chunk_ms == 100
     assert settings.emit_partial is True
     assert settings.min_confidence == 0.1
@@ -120,6 +109,15 @@ def test_env_example_is_written_from_the_settings() -> None:
     )
 
 
+def test_a_value_in_quotes_in_an_env_file_is_read_without_them(tmp_path: Path) -> None:
+    """As .env.example recommends for spaces; examples/bot_v2.py reads the file so."""
+    example = re.search(r'PARAKEET_BOOST="(.+)"', env_example())
+    assert example is not None
+    (tmp_path / ".env").write_text(f"{example[0]}\nPARAKEET_CHUNK_MS=50\n")
+    values = dotenv_values(tmp_path / ".env")
+    assert values == {"PARAKEET_BOOST": example[1], "PARAKEET_CHUNK_MS": "50"}
+
+
 def test_env_example_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     for name, value in re.findall(r"^# (PARAKEET_\w+)=(.*)$", text, re.MULTILINE):
@@ -194,18 +192,18 @@ def test_settings_that_contradict_each_other_are_refused_when_they_are_read(
     ],
 )
 def test_a_variable_that_does_not_exist_is_one_warning_with_the_nearest_name(
-    monkeypatch: pytest.MonkeyPatch, log: list[str], name: str, advice: str
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str], name: str, advice: str
 ) -> None:
     monkeypatch.setenv(name, "1")
     load_settings()
     load_settings(ServerSettings)
-    (line,) = log
+    (line,) = warnings
     assert line.startswith(f"{name} is set, but there is no such setting")
     assert line.strip().endswith(advice)
 
 
 def test_variables_of_the_server_of_compose_and_of_kubernetes_are_no_misspelt_ones(
-    monkeypatch: pytest.MonkeyPatch, log: list[str]
+    monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     for name in (
         *SERVER_VARIABLES,
@@ -218,7 +216,7 @@ def test_variables_of_the_server_of_compose_and_of_kubernetes_are_no_misspelt_on
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PARAKEET_EMPTY", "")
     load_settings()
-    assert not log
+    assert not warnings
 
 
 @pytest.mark.parametrize(
@@ -249,14 +247,37 @@ def test_one_number_of_context_counts_for_both_sides() -> None:
     assert load_settings(context_size=128).context_size == (128, 128)
 
 
-def test_local_attention_that_was_asked_for_is_one_warning_on_the_onnx_encoder(
-    monkeypatch: pytest.MonkeyPatch, log: list[str]
-) -> None:
-    load_model("tiny", backend="onnx")
-    warn_of_local_attention(load_settings(), "onnx")
-    assert not log, "local attention is only the default"
-    monkeypatch.setenv("PARAKEET_ATTENTION_MODE", "local")
-    load_model("tiny", backend="onnx")
-    load_model("tiny", backend="onnx")
-    (line,) = log
-    assert "PARAKEET_ATTENTION_MODE='local' has no effect" in line
+def test_a_fraction_of_a_frame_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="PARAKEET_CONTEXT_SIZE"):
+        load_settings(context_size=(1.5, 2))
+
+
+@pytest.mark.parametrize("value", ["many", "256,", "1,2,3", ""])
+def test_what_context_is_expected_is_in_the_message(value: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(context_size=value)
+    assert str(error.value) == (
+        f"PARAKEET_CONTEXT_SIZE={value!r}: expected left and right context in encoder frames of "
+        f"80 ms, such as 256,256, or one number for both"
+    )
+
+
+def test_the_command_line_names_a_misspelt_variable() -> None:
+    done = parakeet("models", PARAKEET_MODLE="tiny")
+    assert done.returncode == 0
+    assert done.stderr.count("did you mean PARAKEET_MODEL?") == 1
+
+
+def test_the_command_line_finds_a_contradiction_with_the_model_before_it_listens() -> None:
+    """Only the loaded model shows that its encoder runs in ONNX Runtime."""
+    arguments = ("--model", "tiny", "--audio", ROOT / "samples" / "spelling.flac")
+    done = parakeet("listen", *arguments, PARAKEET_STREAMING="upstream")
+    assert done.returncode == 1
+    assert "which needs backend=mlx" in done.stderr
+    assert "listening" not in done.stderr
+
+
+def test_choices_on_the_command_line_are_accepted_in_any_case() -> None:
+    arguments = ("--model", "tiny", "--device", "CPU", "--backend", "Onnx")
+    done = parakeet("transcribe", *arguments, ROOT / "samples" / "spelling.flac")
+    assert done.returncode == 0, done.stderr

@@ -46,12 +46,11 @@ from pipecat.workers.runner import WorkerRunner
 
 from parakeet_stt import Engine, ParakeetSTTService
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
 from parakeet_stt.bench.scores import word_error_rate
 from parakeet_stt.model import device
 from parakeet_stt.pipecat.player import Player
+from tests.support.recordings import Recording, normalised, read_recordings
 
-DATA = Path(__file__).parents[2] / "tests" / "data"
 VADS = ("before", "behind")
 
 _LEAD_SECONDS = 0.3  # Of silence before speech.
@@ -272,7 +271,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every call to a file")
     arguments = parser.parse_args()
     logger.remove()
-    recordings = [r for r in read_recordings(DATA) if r.set != "several"]
+    recordings = [r for r in read_recordings() if r.set != "several"]
     step = max(1, len(recordings) // arguments.recordings)
     recordings = recordings[::step][: arguments.recordings]
     wanted = tuple(arguments.conditions)

@@ -17,12 +17,10 @@ import numpy as np
 
 from parakeet_stt import Model, load_model
 from parakeet_stt.audio import Samples
-from parakeet_stt.bench.recordings import Recording, normalised, read_recordings
+from tests.support.recordings import Recording, normalised, read_recordings
 
 from .recordings import Case, clicks, fading, joined, long_silence, offset, softer_speaker
 from .reference import streamed, untrimmed
-
-DATA = Path(__file__).parents[2] / "tests" / "data"
 
 Row = dict[str, Any]
 
@@ -109,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     arguments = parser.parse_args()
     model = load_model("tiny", backend=arguments.backend)
-    recordings = read_recordings(DATA)
+    recordings = read_recordings()
     single = [r for r in recordings if r.set != "several"][:: arguments.every]
     results: dict[str, list[Row]] = {}
     for name, measure in TABLES.items():

@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples
-from parakeet_stt.bench.recordings import Recording
+from tests.support.recordings import Recording
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from parakeet_stt import Model, Transcript
 from parakeet_stt.audio import Samples
-from parakeet_stt.model.frontend import log_mel
+from parakeet_stt.model.frontend import LogMelStream
 from parakeet_stt.transcript import Token, text_of
 
 
@@ -15,7 +15,8 @@ def untrimmed(model: Model, samples: Samples) -> str:
 
     0.32 s of silence behind the end release the last word, as they do in a final.
     """
-    raw = log_mel(samples, model.config.features)
+    frontend = LogMelStream(model.config.features)
+    raw = np.concatenate((frontend.push(samples), frontend.finish()))
     silence = np.full((32, raw.shape[1]), np.log(2.0**-24), np.float32)
     deviation = raw.std(axis=0, ddof=1, dtype=np.float64) + 1e-5
     mel = (np.concatenate((raw, silence)) - raw.mean(axis=0, dtype=np.float64)) / deviation

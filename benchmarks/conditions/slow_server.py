@@ -27,15 +27,14 @@ from loguru import logger
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt import load_model
-from parakeet_stt.bench.recordings import read_recordings
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.server.serve import Running
 from parakeet_stt.server.settings import ServerSettings, load_server_settings
+from tests.support.recordings import read_recordings
 
 RATE = 16_000
 FRAME_BYTES = RATE // 10 * 2
-DATA = Path(__file__).parents[2] / "tests" / "data"
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ class SlowEncoder:
 
     def __init__(self, encoder: Encoder, factor: float, hangs: float) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self._encoder = encoder
         self._factor = factor
         self._hangs = hangs
@@ -172,7 +172,7 @@ def _quiet() -> None:
 
 def speech(seconds: float) -> np.ndarray[Any, np.dtype[np.int16]]:
     """Held-out recordings one after the other, as 16-bit PCM."""
-    pieces = [r.samples() for r in read_recordings(DATA) if r.set == "known"]
+    pieces = [r.samples() for r in read_recordings() if r.set == "known"]
     joined = np.concatenate(pieces * (1 + int(seconds * RATE / sum(map(len, pieces)))))
     return (np.clip(joined[: int(seconds * RATE)], -1, 1) * 32767).astype("<i2")
 

@@ -20,19 +20,20 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from parakeet_stt.errors import ConfigurationError
 
 Backend = Literal["auto", "mlx", "onnx"]
-Precision = Literal["auto", "bf16", "fp32"]
+RunPrecision = Literal["bf16", "fp32", "int8"]
+Precision = Literal["auto", "bf16", "fp32", "int8"]
 Device = Literal["auto", "gpu", "cpu"]
-Attention = Literal["local", "full"]
+Attention = Literal["auto", "local", "full"]
 Streaming = Literal["windowed", "upstream"]
 ContextSize = tuple[int, int]
 
 DEFAULT_MODEL = "mlx-community/parakeet-tdt-0.6b-v2"
 
 DEFAULT_BOOST = 3.0
-"""Weight of a boosted phrase; what it does is measured in docs/benchmarks.md."""
+"""Default weight of a boosted phrase. docs/benchmarks.md has measurements of its effect."""
 
 MOST_BOOST = 10.0
-"""Largest weight of a phrase."""
+"""Maximum weight of a phrase."""
 
 PARAKEET_TTFS_P99 = 0.35
 """Seconds from the end of speech to the final, at the 99th percentile, with a VAD that stops after
@@ -49,105 +50,107 @@ SERVER_VARIABLES = frozenset(
         "SAMPLE_RATE VAD_THRESHOLD VAD_STOP_MS BATCH_SIZE BATCH_WINDOW_MS"
     ).split()
 )
-"""Variables of the server alone. They stand here by name, because what reads the environment for a
-bot or a file must tell them from misspelt ones, and cannot import the server."""
+"""Variables that only the server reads. They are listed here because the check for misspelt names
+needs them, and this module cannot import the server."""
 
 COMPOSE_VARIABLES = frozenset({"PARAKEET_PUBLISH", "PARAKEET_PUBLISH_WYOMING"})
-"""Variables that compose.yaml reads; a ``.env`` file passes them on into the container."""
+"""Variables that only compose.yaml reads. A ``.env`` file passes them on to the container."""
 
-# What Kubernetes and Docker links set for a service with the name "parakeet" or "parakeet-stt".
+# Variables that Kubernetes and Docker links set for a service named "parakeet" or "parakeet-stt".
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_ENV_\w+$")
 
 S = TypeVar("S", bound="ParakeetSettings")
 
 
 class ParakeetSettings(BaseSettings):
-    """Settings from the environment; every field is the variable ``PARAKEET_<FIELD>``."""
+    """Settings from the environment. Each field is read from the variable ``PARAKEET_<FIELD>``."""
 
     model_config = SettingsConfigDict(env_prefix="PARAKEET_", extra="ignore", env_ignore_empty=True)
 
     model: str = Field(
         DEFAULT_MODEL,
         min_length=1,
-        description="The model: `tiny` (bundled), a known name, a Hugging Face id (also "
+        description="Model: `tiny` (bundled), a known name, a Hugging Face id (optionally "
         "`owner/name@revision`) or a folder.",
     )
     backend: Backend = Field(
         "auto",
-        description="What runs the encoder: `mlx`, `onnx`, or `auto`: MLX where it has a GPU, "
-        "otherwise ONNX Runtime where the model has an ONNX encoder, otherwise MLX on the CPU. If "
-        "MLX cannot be imported, ONNX Runtime.",
+        description="Backend of the encoder. `auto` selects MLX if it has a GPU and the model is "
+        "a checkpoint, otherwise ONNX Runtime.",
     )
     precision: Precision = Field(
         "auto",
-        description="Arithmetic of the MLX encoder: `bf16`, `fp32`, or `auto`: bf16 on a GPU, "
-        "fp32 on a CPU. The ONNX encoder computes as it was exported.",
+        description="Precision of the encoder. `auto` is bf16 for MLX on a GPU and fp32 otherwise. "
+        "`bf16` is for MLX; `int8` is for checkpoints on ONNX Runtime, with a third of the CPU "
+        "time of fp32. ONNX exports have their own.",
     )
     device: Device = Field(
         "auto",
-        description="Where the encoder runs: `gpu` (also `cuda`, `mps`; an error where there is "
-        "none), `cpu`, or `auto`: a GPU where MLX or ONNX Runtime has one.",
+        description="Device of the encoder. `gpu` (also `cuda`, `mps`) is an error if there is "
+        "none; `auto` uses a GPU if MLX or ONNX Runtime has one.",
     )
     context_size: Annotated[ContextSize, NoDecode] = Field(
         (256, 256),
-        description="Left and right context in encoder frames of 80 ms, `left,right`: how much "
-        "history is kept in the window, and how old text has to be before it is committed. One "
-        "number counts for both sides; each is at least 1.",
+        description="Left and right context in encoder frames of 80 ms, `left,right`: the history "
+        "that stays in the window, and the age at which text is committed. One number sets both "
+        "sides; the minimum is 1.",
     )
     attention_mode: Attention = Field(
-        "local",
-        description="Attention of the MLX encoder: `local` sees `context_size` frames to either "
-        "side, `full` the whole window. The ONNX encoder knows `full` only.",
+        "auto",
+        description="Attention of the encoder: `local` covers `context_size` frames on either "
+        "side, `full` the whole window, `auto` is `local` if the encoder supports it. ONNX exports "
+        "support `full` only.",
     )
     streaming: Streaming = Field(
         "windowed",
-        description="The streaming context: `windowed` (ours), or `upstream`: parakeet-mlx's own, "
-        "for comparison, on the MLX encoder only.",
+        description="Streaming method: `windowed` (our own) or `upstream` (parakeet-mlx's, for "
+        "comparison; MLX encoder only, without phrases).",
     )
     boost: Annotated[dict[str, float], NoDecode] = Field(
         {},
-        description="Phrases to expect, such as names: `Ada Lovelace, Kubernetes:5`, separated by "
-        f"commas, each with its weight (above 0, up to {MOST_BOOST:g}) where {DEFAULT_BOOST:g} is "
-        "not enough or too much.",
+        description="Phrases to expect, such as names, separated by commas: `Ada Lovelace, "
+        f"Kubernetes:5`. A weight after a colon is above 0 and up to {MOST_BOOST:g}; the default "
+        f"is {DEFAULT_BOOST:g}.",
     )
     chunk_ms: int = Field(
         100,
         ge=20,
         le=2000,
-        description="Shortest time between interims, in milliseconds of audio (50 to 200 "
-        "recommended); under load they come less often.",
+        description="Minimum time between interims, in milliseconds of audio (50 to 200 is "
+        "recommended). Under load, interims come less often.",
     )
-    emit_partial: bool = Field(True, description="Whether interims are sent.")
+    emit_partial: bool = Field(True, description="Whether to send interims.")
     min_confidence: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="The Pipecat service drops finals of lower confidence (0 to 1); 0 keeps "
-        "everything. The server tells confidences and drops nothing.",
+        description="The Pipecat service drops finals of lower confidence; 0 keeps all of them. "
+        "The server reports confidences and drops nothing.",
     )
     ttfs_p99: float = Field(
         PARAKEET_TTFS_P99,
         gt=0,
         le=60,
-        description="Seconds from the end of speech to the final, at the 99th percentile, which "
-        "the Pipecat service announces to turn strategies. `parakeet-stt bench pipecat` prints "
-        "the value for your machine.",
+        description="Seconds from the end of speech to the final, at the 99th percentile. The "
+        "Pipecat service announces them to turn strategies. `parakeet-stt bench pipecat` measures "
+        "them on your machine.",
     )
     preroll_ms: int = Field(
         600,
         ge=500,
         le=5000,
-        description="Audio kept from before the VAD says that speech began, in milliseconds: the "
-        "VAD is late by its own start time, and the first word must not be.",
+        description="Milliseconds of audio before the VAD's start of speech that belong to the "
+        "segment. A VAD reports speech after its own start time; the pre-roll keeps the first "
+        "word.",
     )
     blas: str = Field(
         "auto",
-        description="BLAS for MLX on Linux CPUs: `auto` (the first of OpenBLAS, BLIS and MKL that "
-        "is there), `off`, or a library's path. Read once, when the package is imported.",
+        description="BLAS library of MLX on Linux CPUs: `auto` (the first of OpenBLAS, BLIS and "
+        "MKL that is installed), `off`, or the path of a library. Read once, at import.",
     )
     cache_dir: Path | None = Field(
         None,
-        description="Folder for downloaded models; by default Hugging Face's own cache.",
+        description="Folder for downloaded models. Default: Hugging Face's cache.",
     )
 
     @field_validator("model", "cache_dir", mode="before")
@@ -158,17 +161,17 @@ class ParakeetSettings(BaseSettings):
     @field_validator("context_size", mode="before")
     @classmethod
     def _split_pair(cls, value: Any) -> Any:
-        sides = value
-        if isinstance(value, str):
-            sides = tuple(part.strip() for part in value.split(","))
-        elif isinstance(value, int):
-            sides = (value,)
-        if not isinstance(sides, tuple | list) or len(sides) not in (1, 2):
+        sides = str(value).split(",") if isinstance(value, str | int) else value
+        try:
+            numbers = [int(side) if isinstance(side, str) else side for side in sides]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) not in (1, 2):
             raise ValueError(
                 "expected left and right context in encoder frames of 80 ms, such as 256,256, or "
                 "one number for both"
             )
-        return (*sides, *sides)[:2]
+        return (numbers[0], numbers[-1])
 
     @field_validator("context_size")
     @classmethod
@@ -201,7 +204,7 @@ class ParakeetSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        """Refuse contradictory settings now, not when somebody first speaks."""
+        """Refuse contradictory settings when they are loaded, not at the first speech."""
         if self.streaming == "upstream" and self.backend == "onnx":
             raise ValueError(
                 "PARAKEET_STREAMING='upstream' with PARAKEET_BACKEND='onnx': parakeet-mlx's "
@@ -216,10 +219,10 @@ class ParakeetSettings(BaseSettings):
 
 
 def parse_boost(text: str) -> dict[str, float]:
-    """Phrases as ``PARAKEET_BOOST`` has them, such as ``Ada Lovelace, Kubernetes:5``.
+    """Parse phrases in the format of ``PARAKEET_BOOST``, such as ``Ada Lovelace, Kubernetes:5``.
 
     Raises:
-        ValueError: A weight that is no number.
+        ValueError: A weight is not a number.
     """
     phrases: dict[str, float] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -237,7 +240,7 @@ def check_boost(phrases: Mapping[str, float]) -> None:
     """Check phrases to boost and their weights.
 
     Raises:
-        ValueError: A phrase without text, or a weight that is out of range.
+        ValueError: A phrase has no text, or a weight is out of range.
     """
     if not isinstance(phrases, Mapping):
         raise ValueError("expected phrases and their weights")
@@ -266,12 +269,13 @@ def load_settings(
     A ``PARAKEET_*`` variable that nothing reads is logged as a warning, once.
 
     Args:
-        kind: Which settings.
-        **overrides: By field name; they win over the environment, ``None`` meaning not given.
+        kind: Class of the settings. Default: :class:`ParakeetSettings`.
+        **overrides: Values by field name. They take precedence over the environment, unless they
+            are None.
 
     Raises:
-        ConfigurationError: A value cannot be used; the message names the variable, what it was
-            and what is expected.
+        ConfigurationError: A value cannot be used. The message names the variable, its value and
+            what is expected.
     """
     _warn_of_unknown_variables()
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -290,30 +294,15 @@ def load_settings(
 
 
 def variable_name(field: str) -> str:
-    """Name of the environment variable of a field of :class:`ParakeetSettings`."""
+    """Return the name of the environment variable of a field of :class:`ParakeetSettings`."""
     return f"PARAKEET_{field.upper()}"
 
 
-def warn_of_local_attention(settings: ParakeetSettings, encoder: str) -> None:
-    """Warn, once, if ``attention_mode=local`` was asked for and the encoder has full attention.
-
-    Args:
-        settings: The settings; local attention that is only the default is no reason to warn.
-        encoder: Name of the encoder that was loaded, ``mlx`` or ``onnx``.
-    """
-    asked = "attention_mode" in settings.model_fields_set and settings.attention_mode == "local"
-    if asked and encoder == "onnx":
-        _warn_once(
-            "PARAKEET_ATTENTION_MODE='local' has no effect: the ONNX encoder attends to the whole "
-            "window (full attention)"
-        )
-
-
 def unknown_variables() -> dict[str, str]:
-    """Find variables that look like ours and are not. Empty ones count as not set.
+    """Find variables with our prefix that nothing reads. An empty variable counts as not set.
 
     Returns:
-        For each name, what to do about it.
+        Advice for each name.
     """
     known = {variable_name(name) for name in ParakeetSettings.model_fields}
     known |= SERVER_VARIABLES | COMPOSE_VARIABLES
@@ -333,15 +322,13 @@ def unknown_variables() -> dict[str, str]:
 
 
 def _warn_of_unknown_variables() -> None:
-    """Warn of unknown variables, once for each."""
+    """Warn of each unknown variable, once."""
     for name, advice in unknown_variables().items():
-        _warn_once(f"{name} is set, but there is no such setting, so it is ignored: {advice}")
+        if name not in _warned:
+            _warned.add(name)
+            logger.warning(
+                f"{name} is set, but there is no such setting, so it is ignored: {advice}"
+            )
 
 
 _warned: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning(message)

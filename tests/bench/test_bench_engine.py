@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from parakeet_stt.bench.jobs import Job, JobError, measure
-from parakeet_stt.bench.scores import prefix_fit, ratios
-from parakeet_stt.bench.tasks import pieces_of, whole_words
-from tests.support.command import parakeet
+from benchmarks.jobs import Job, JobError, measure
+from benchmarks.scores import prefix_fit, ratios
+from benchmarks.tasks import pieces_of, whole_words
+from tests.support.command import benchmark
 from tests.support.recordings import ROOT
 
 DATA = ROOT / "tests" / "data"
 FOLDER = ROOT / "src" / "parakeet_stt" / "data" / "tiny"
 
 
+@pytest.mark.nightly  # The tests below measure with the same parts.
 def test_engines_are_measured_side_by_side(tmp_path: Path) -> None:
     report, plots = tmp_path / "figures.json", tmp_path / "plots"
-    done = parakeet(
-        *("bench", "engine", "--model", "tiny", "--limit", 1, "--json", report, "--plots", plots),
+    done = benchmark(
+        *("engine", "--model", "tiny", "--limit", 1, "--json", report, "--plots", plots),
         *("--engines", "ours-onnx", "onnx-asr", "sherpa-onnx"),
         *("--sections", "offline", "exactness", "lengths"),
     )

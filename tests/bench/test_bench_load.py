@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.capacity import Capacity, breaks, search
+from benchmarks.soak import Minute, resident_bytes, soak, summary
+from benchmarks.speakers import measure, read_turns
+from benchmarks.step import Candidate, Step
 from parakeet_stt.audio import SAMPLE_RATE
-from parakeet_stt.bench.capacity import Capacity, breaks, search
 from parakeet_stt.bench.looplag import LoopLag
-from parakeet_stt.bench.soak import Minute, resident_bytes, soak, summary
-from parakeet_stt.bench.speakers import measure, read_turns
-from parakeet_stt.bench.step import Candidate, Step
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.settings import Backend
+from tests.support.command import benchmark
 from tests.support.recordings import RECORDINGS, ROOT
 
 DATA = ROOT / "tests" / "data"
@@ -142,3 +143,16 @@ def test_memory_that_is_held_is_counted() -> None:
     before = resident_bytes()
     held = np.ones(50_000_000, np.uint8)
     assert resident_bytes() - before > 0.9 * len(held)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("load", "--frame-ms", "5", "--model", "tiny"), "expected 10 to 1000"),
+        (("soak", "--minutes", "3", "--model", "tiny"), "expected at least 4"),
+    ],
+)
+def test_a_wrong_argument_is_an_error(arguments: tuple[str, ...], message: str) -> None:
+    done = benchmark(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr

@@ -22,10 +22,11 @@ from websockets.http11 import Request, Response
 
 from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench import DIALECTS
-from parakeet_stt.bench.clips import STOP_SECONDS, Clip, recorded, speech_bounds, spoken
+from parakeet_stt.bench.clips import STOP_SECONDS, Clip, recorded, spoken
 from parakeet_stt.bench.dialects import Deepgram, Native, Realtime, VadSegments, find_dialect
 from parakeet_stt.bench.gpu import GpuWatch, find_gpu
 from parakeet_stt.bench.levels import Level, csv_row, level_figures
+from parakeet_stt.bench.recordings import read_recordings, speech_bounds
 from parakeet_stt.bench.scores import tail_word_recall, word_error_rate
 from parakeet_stt.bench.server import levels_of
 from parakeet_stt.bench.talker import Conversation, Line, ServerError, talk
@@ -543,7 +544,7 @@ def test_a_probe_shows_every_message_of_one_session(
 ) -> None:
     done = parakeet("bench", "server", "--url", served.ws + path, "--probe")
     assert done.returncode == 0, done.stderr
-    assert f"heard: {RECORDINGS[0].text}" in done.stdout
+    assert f"heard: {read_recordings()[0].text}" in done.stdout
     assert "WER 0.0%" in done.stdout
     assert "end of speech to final: " in done.stdout
     for message in messages:

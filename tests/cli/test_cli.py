@@ -110,10 +110,6 @@ def test_a_command_with_a_closed_output_succeeds() -> None:
         (("demo", "--model", "nothing"), "no such model: 'nothing'"),
         (("serve", "--model", "tiny", "--port", "99999"), "PARAKEET_PORT=99999"),
         (("bench", "pipecat", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "load", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "load", "--frame-ms", "5", "--model", "tiny"), "expected 10 to 1000"),
-        (("bench", "soak", "--data", "src", "--model", "tiny"), "holds no utterances.jsonl"),
-        (("bench", "soak", "--minutes", "3", "--model", "tiny"), "expected at least 4"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_1(
@@ -144,9 +140,9 @@ def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(report.read_text())
-    assert set(figures["sets"]) == {"known", "unknown", "several"}
+    assert set(figures["sets"]) == {"recordings"}
     assert figures["speech_end_to_final_seconds"]["p50"] > 0.2
-    assert figures["sets"]["known"]["interims_per_second"] > 1
+    assert figures["sets"]["recordings"]["interims_per_second"] > 1
     assert figures["loop_lag_seconds"]["max"] >= figures["loop_lag_seconds"]["p99"] >= 0
     assert "WER, pipeline" in done.stdout
     assert "ttfs_p99_latency=" in done.stdout

@@ -8,7 +8,6 @@ import io
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import soundfile
 import soxr
 from hypothesis import given
 from hypothesis import strategies as st
-from loguru import logger
 from pipecat.frames.frames import (
     InputAudioRawFrame,
     TranscriptionFrame,
@@ -33,7 +31,7 @@ from parakeet_stt import Model, ParakeetSTTService, load_model
 from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder, AudioFile, read_audio
 from parakeet_stt.errors import AudioError
 from tests.support.recordings import RECORDINGS
-from tests.support.serving import Served
+from tests.support.serving import PATIENCE, Served
 
 QUESTION, WEATHER = RECORDINGS[1], RECORDINGS[3]
 SPEECH = QUESTION.samples()[:-1]  # An even number.
@@ -63,22 +61,13 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 async def post(served: Served, data: bytes, name: str = "it") -> httpx2.Response:
-    async with httpx2.AsyncClient(base_url=served.http, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=served.http, timeout=PATIENCE) as client:
         return await client.post("/transcribe", files={"file": (name, data)})
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Model:
     return load_model("tiny", backend="onnx")
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """What is logged at WARNING."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{message}", level="WARNING")
-    yield lines
-    logger.remove(sink)
 
 
 WAV = encode(SPEECH, "WAV")
@@ -398,7 +387,7 @@ async def test_a_stream_in_opposite_phase_is_transcribed_in_a_pipeline() -> None
             *frames[20:],
             VADUserStoppedSpeakingFrame(stop_secs=0.2),
         ],
-        start_timeout=30,
+        start_timeout=PATIENCE,
     )
     assert [f.text for f in down if isinstance(f, TranscriptionFrame)] == [QUESTION.text]
 

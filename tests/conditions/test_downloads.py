@@ -18,6 +18,7 @@ from huggingface_hub import constants
 
 from tests.support.hub_server import TINY, Hold, Hub, files_of, hub_server, large_onnx_export
 from tests.support.recordings import RECORDINGS
+from tests.support.serving import PATIENCE
 
 RECORDING = RECORDINGS[0]
 DATA = "encoder-model.onnx.data"
@@ -73,7 +74,7 @@ class Machine:
         """Transcribe a recording: the exit code, the text and what is on stderr."""
         command = ("transcribe", RECORDING.path, "--model", model)
         process = self.start(*command, preexec=preexec, **environment)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out.strip(), err
 
     def cached_bytes(self) -> int:
@@ -110,12 +111,12 @@ def test_a_signal_ends_a_download_and_the_next_start_completes_it(
 ) -> None:
     number, hub.hold = STAGES[stage]
     process = machine.start("transcribe", RECORDING.path, "--model", "somebody/onnx", **NEVER)
-    assert hub.held.wait(60)
+    assert hub.held.wait(PATIENCE)
     while stage == "in the middle of the large file" and machine.cached_bytes() < CHUNK:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "Traceback" not in err
     hub.release()
@@ -142,9 +143,9 @@ def test_a_signal_ends_a_server_that_downloads_its_model_and_the_next_start_comp
     hub.hold = Hold("GET", file, bytes=1_000_000)
     command = ("serve", "--port", 0, "--model", model, "--backend", backend)
     process = machine.start(*command, **NEVER)
-    assert hub.held.wait(60)
+    assert hub.held.wait(PATIENCE)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     hub.release()

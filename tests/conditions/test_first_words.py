@@ -42,6 +42,7 @@ from parakeet_stt.model import device
 from parakeet_stt.pipecat.player import Player
 from parakeet_stt.pipecat.vad_progress import VAD_DELAY_SECONDS
 from tests.support.recordings import CLEAR
+from tests.support.serving import PATIENCE
 
 SECONDS = 16_000
 SILENCE = np.zeros(SECONDS, np.float32)
@@ -88,7 +89,7 @@ class Line(FrameProcessor):
         self.seen: list[Frame] = []
         self.heard = 0  # Frames of audio, which are not kept.
         self._changed = asyncio.Event()
-        self._worker: PipelineWorker | None = None
+        self.worker: PipelineWorker | None = None
 
     @property
     def finals(self) -> list[str]:
@@ -113,16 +114,16 @@ class Line(FrameProcessor):
         await self.push_frame(frame, direction)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
     async def send(self, *sent: Frame) -> None:
         """Send frames, and wait until the audio in them has passed."""
-        assert self._worker is not None
+        assert self.worker is not None
         heard = self.heard + sum(isinstance(frame, InputAudioRawFrame) for frame in sent)
-        await self._worker.queue_frames(list(sent))
+        await self.worker.queue_frames(list(sent))
         await self.until(lambda: self.heard >= heard)
 
     @asynccontextmanager
@@ -130,15 +131,15 @@ class Line(FrameProcessor):
         self, *before: FrameProcessor, after: Sequence[FrameProcessor] = ()
     ) -> AsyncIterator[None]:
         """Run a pipeline, and end it as a bot does: what was said still becomes a final."""
-        self._worker = PipelineWorker(Pipeline([*before, self, *after]), enable_rtvi=False)
+        self.worker = PipelineWorker(Pipeline([*before, self, *after]), enable_rtvi=False)
         runner = WorkerRunner(handle_sigint=False)
-        await runner.add_workers(self._worker)
+        await runner.add_workers(self.worker)
         running = asyncio.create_task(runner.run())
         try:
             yield
-            await self._worker.queue_frame(EndFrame())
+            await self.worker.queue_frame(EndFrame())
         except BaseException:
-            await self._worker.cancel()
+            await self.worker.cancel()
             raise
         finally:
             await running
@@ -150,8 +151,8 @@ async def test_speech_while_the_model_loads_keeps_its_first_words() -> None:
     holding = device.submit(loading.wait)  # Another model's load, say, holds the thread.
     service = ParakeetSTTService(engine=Engine("tiny", backend="onnx"))
     async with line.running(service, after=behind()):
-        assert line._worker is not None
-        await line._worker.queue_frames(frames(np.concatenate((said.samples(), SILENCE))))
+        assert line.worker is not None
+        await line.worker.queue_frames(frames(np.concatenate((said.samples(), SILENCE))))
         loading.set()
         await line.until(lambda: bool(line.finals))
     assert holding.result()

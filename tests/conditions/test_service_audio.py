@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.bus.messages import BusFrameMessage
 from pipecat.bus.serializers import JSONMessageSerializer
@@ -28,7 +26,6 @@ from pipecat.tests.utils import SleepFrame, run_test
 
 from parakeet_stt import Hypothesis, Transcript
 from parakeet_stt.engine import session
-from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module
 from tests.support.recordings import CLEAR
@@ -43,15 +40,7 @@ from tests.support.services import (
     service,
     spoken,
 )
-
-
-@pytest.fixture
-def warnings() -> Iterator[list[str]]:
-    """Warnings and errors in the log."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
+from tests.support.serving import PATIENCE
 
 
 async def test_audio_without_a_vad_is_warned_of_once(warnings: list[str]) -> None:
@@ -76,27 +65,31 @@ async def test_silence_after_a_switch_is_not_warned_of(warnings: list[str]) -> N
     assert not [line for line in warnings if "VAD" in line]
 
 
-async def test_an_overflow_is_one_error_and_its_end_is_one_notice(warnings: list[str]) -> None:
+async def test_an_overflow_is_one_error_and_its_end_is_one_notice(
+    warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (session, service_module):
+        monkeypatch.setattr(module, "MAX_BACKLOG_SECONDS", 40.0)
     stt = service()
     events = Events(stt)
     opened = threading.Event()
-    speech = np.tile(CLEAR[0].samples(), 120)[: int((MAX_BACKLOG_SECONDS + 5) * 16_000)]
+    speech = np.tile(CLEAR[0].samples(), 20)[: 45 * 16_000]
     async with running(stt) as (worker, tap):
         busy = device.submit(opened.wait)
         try:
             await worker.queue_frames([START(), *audio(speech)])
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await events.error.wait()
             assert "audio is not accepted" in events.errors[0].error
         finally:
             opened.set()
             busy.result()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not [line for line in warnings if "accepted again" in line]:
                 await worker.queue_frames(audio(np.zeros(320, np.float32)))
                 await asyncio.sleep(0.01)
             await worker.queue_frames([STOP(), *spoken(1)])
-            assert len((await tap.finals.get()).text.split()) > 400
+            assert len((await tap.finals.get()).text.split()) > 40
             assert (await tap.finals.get()).text == CLEAR[1].text
     assert len(events.errors) == 1
     assert len([line for line in warnings if "accepted again" in line]) == 1
@@ -114,7 +107,7 @@ async def test_an_end_during_an_overflow_brings_the_final_of_what_was_kept(
     async with running(stt) as (worker, tap):
         busy = device.submit(opened.wait)
         await worker.queue_frames([START(), *audio(speech, rate=8_000)])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await events.error.wait()
         # The end comes first, in all likelihood; if not, the backlog is only a little smaller.
         asyncio.get_running_loop().call_later(0.5, opened.set)
@@ -125,7 +118,7 @@ async def test_an_end_during_an_overflow_brings_the_final_of_what_was_kept(
 
 async def test_a_stretch_of_audio_that_cannot_be_used_is_one_error(warnings: list[str]) -> None:
     bad = [InputAudioRawFrame(b"\0\0", 100, 1)] * 50
-    down, up = await run_test(service(), frames_to_send=[*bad, *spoken(0)], start_timeout=30)
+    down, up = await run_test(service(), frames_to_send=[*bad, *spoken(0)], start_timeout=PATIENCE)
     (error,) = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert "sample rate 100 Hz" in error.error
     assert len([line for line in warnings if "accepted again" in line]) == 1
@@ -133,7 +126,7 @@ async def test_a_stretch_of_audio_that_cannot_be_used_is_one_error(warnings: lis
 
 
 async def test_frames_cross_pipecats_json_bus_whole(warnings: list[str]) -> None:
-    async with running(service()) as (worker, tap), asyncio.timeout(60):
+    async with running(service()) as (worker, tap), asyncio.timeout(PATIENCE):
         await worker.queue_frame(START())
         pieces = itertools.cycle(audio(CLEAR[0].samples()))
         while tap.interims.empty():

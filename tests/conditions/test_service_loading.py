@@ -26,6 +26,7 @@ from parakeet_stt.model import device
 from parakeet_stt.pipecat import service as service_module
 from tests.support.recordings import CLEAR
 from tests.support.services import Events, Settings, finals, running, service, spoken
+from tests.support.serving import PATIENCE
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def broken(tmp_path: Path) -> str:
 async def test_a_missing_model_is_a_permanent_error_before_anybody_speaks() -> None:
     stt = ParakeetSTTService(settings=Settings(model="./nowhere"))
     events = Events(stt)
-    _, up = await run_test(stt, frames_to_send=[], start_timeout=30)
+    _, up = await run_test(stt, frames_to_send=[], start_timeout=PATIENCE)
     (error,) = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert "the model cannot be loaded: no such model: './nowhere'" in error.error
     assert not stt.is_usable
@@ -103,7 +104,7 @@ async def test_a_model_that_cannot_be_read_ends_the_pipeline_before_anybody_spea
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     run = asyncio.create_task(runner.run())
-    ended, _ = await asyncio.wait([run], timeout=30)
+    ended, _ = await asyncio.wait([run], timeout=PATIENCE)
     await runner.cancel()
     assert ended, "the pipeline does not end"
 
@@ -114,7 +115,7 @@ async def test_a_switcher_fails_over_and_the_backup_transcribes_the_first_uttera
         services=[ParakeetSTTService(settings=Settings(model="./nowhere")), backup],
         strategy_type=ServiceSwitcherStrategyFailover,
     )
-    down, up = await run_test(switcher, frames_to_send=spoken(0), start_timeout=30)
+    down, up = await run_test(switcher, frames_to_send=spoken(0), start_timeout=PATIENCE)
     assert switcher.strategy.active_service is backup
     assert [f.text for f in finals(down)] == [CLEAR[0].text]
     assert not [frame for frame in up if isinstance(frame, ErrorFrame)]
@@ -131,7 +132,7 @@ async def test_after_a_switch_finals_do_not_wait_for_the_model_of_the_other_serv
     async def on_switched(*_: object) -> None:
         switched.set()
 
-    async with running(switcher) as (worker, tap), asyncio.timeout(60):
+    async with running(switcher) as (worker, tap), asyncio.timeout(PATIENCE):
         await worker.queue_frames(spoken(0)[:-1])
         await worker.queue_frame(ManuallySwitchServiceFrame(service=ready))
         await switched.wait()
@@ -143,7 +144,7 @@ async def test_after_a_switch_finals_do_not_wait_for_the_model_of_the_other_serv
 async def test_a_model_that_failed_is_reported_once_however_often_somebody_speaks() -> None:
     stt = ParakeetSTTService(settings=Settings(model="./nowhere"))
     events = Events(stt)
-    await run_test(stt, frames_to_send=[*spoken(0), *spoken(1)], start_timeout=30)
+    await run_test(stt, frames_to_send=[*spoken(0), *spoken(1)], start_timeout=PATIENCE)
     assert len(events.errors) == 1
 
 
@@ -155,7 +156,7 @@ async def test_a_download_that_fails_after_setup_is_a_permanent_error(
     async with running(stt):
         assert stt.is_usable
         download.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await events.failed.wait()
         assert not stt.is_usable
     assert ["no such repository" in error.error for error in events.errors] == [True]
@@ -171,7 +172,7 @@ async def test_a_model_that_is_late_is_announced_and_what_was_said_is_transcribe
         await worker.queue_frames(spoken(0))
         assert not events.connected.is_set()
         gate.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await events.connected.wait()
             assert (await tap.finals.get()).text == CLEAR[0].text
     assert not events.errors
@@ -185,7 +186,7 @@ async def test_another_model_replaces_one_whose_download_fails_later(
     async with running(stt) as (worker, tap):
         delta = Settings(model="tiny", backend="onnx")
         await worker.queue_frame(STTUpdateSettingsFrame(delta=delta))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await events.connected.wait()
             download.set()
             await worker.queue_frames(spoken(0))

@@ -25,7 +25,7 @@ from wyoming.audio import AudioChunk
 
 from parakeet_stt.model.encoder import Encoder, EncoderFrames, LocalAttention
 from parakeet_stt.model.frontend import LogMel
-from parakeet_stt.server.connection import Inbox
+from parakeet_stt.server.queues import Inbox
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import EVERY_PORT, Served, offline, pcm16, serving
 
@@ -40,6 +40,7 @@ class HeldEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self._encoder = encoder
         self.called = threading.Event()
         self._released = threading.Event()
@@ -413,7 +414,7 @@ async def test_pings_of_a_client_that_does_not_read_take_no_memory() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port("port"))
         writer.write(HANDSHAKE)
         await reader.readuntil(b"\r\n\r\n")
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         ping = b"\x89\xfd" + bytes(4) + b"p" * 125
         for _ in range(500):
             writer.write(ping * 200)
@@ -443,9 +444,7 @@ async def test_what_a_draining_server_has_received_is_transcribed_though_it_was_
             for start in range(0, len(LONG), 64_000):
                 await ws.send(LONG[start : start + 64_000])
             await (await ws.ping())  # All of it has been received.
-            draining = asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
-            )
+            draining = served.start(served.server.drain())
             # Longer than a draining server listens for messages on their way.
             await asyncio.wait([draining], timeout=0.5)
             encoder.release()

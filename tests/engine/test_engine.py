@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Transcript
+from parakeet_stt import MLX_GLOBAL_LOCK, Engine, Final, Hypothesis, Session, Stream, Transcript
 from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.engine.events import Discarded, Event, Failed, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.options import SessionOptions
+from parakeet_stt.engine.runtime import open_segments
 from parakeet_stt.engine.scheduler import RESERVE, Job, Priority, scheduler
 from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS, SessionState
 from parakeet_stt.engine.vad import Endpointing
@@ -27,11 +28,12 @@ from parakeet_stt.errors import (
     SessionClosedError,
 )
 from parakeet_stt.model import device
+from parakeet_stt.model.encoder import MAX_WINDOW
 from parakeet_stt.model.model import MAX_BATCH
 from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
-from parakeet_stt.model.windowed import MAX_WINDOW
 from tests.support.recordings import GOLDEN, RECORDINGS
 from tests.support.serving import PATIENCE, eventually
+from tests.support.streams import Streams
 
 SINGLE = [r for r in RECORDINGS if r.set == "known"]
 LONG = max(RECORDINGS, key=lambda r: r.end)
@@ -246,10 +248,10 @@ async def test_interims_come_as_often_as_the_thread_can_bear(
     samples = SINGLE[0].samples()
     async with engine.open() as session:
         session.send(samples[:1])
-        others = scheduler.speakers - 1
+        others = open_segments.wanting_interims - 1
         # As on a machine that takes so long for one that it has time for one in 0.6 s.
         monkeypatch.setattr(scheduler, "_interim_seconds", 0.6 * (1 - RESERVE) / (others + 1))
-        assert scheduler.cadence == pytest.approx(0.6)
+        assert scheduler.cadence(others + 1) == pytest.approx(0.6)
         session.send(samples[1:9_500])
         await inference()
         assert session.backlog == pytest.approx(9_500 / 16_000)
@@ -272,7 +274,7 @@ async def test_a_backlog_is_worked_off_however_rare_interims_are(
 
 
 async def test_only_segments_that_want_interims_make_them_rarer(engine: Engine) -> None:
-    before = scheduler.speakers
+    before = open_segments.wanting_interims
     audio = np.zeros(1_600, np.float32)
     async with (
         engine.open() as one,
@@ -282,22 +284,26 @@ async def test_only_segments_that_want_interims_make_them_rarer(engine: Engine) 
     ):
         for session in (one, two, finals_only, silent):
             session.send(audio)
-        assert scheduler.speakers - before == 2
+        assert open_segments.wanting_interims - before == 2
         one.configure(SessionOptions(interval=None))  # From its next segment on.
-        assert scheduler.speakers - before == 2
+        assert open_segments.wanting_interims - before == 2
         await one.flush()
         one.send(audio)
-        assert scheduler.speakers - before == 1
+        assert open_segments.wanting_interims - before == 1
         silent.start_segment()
-        assert scheduler.speakers - before == 2
+        await eventually(
+            lambda: open_segments.wanting_interims - before == 2
+        )  # After the audio before it.
         two.abort()
-        assert scheduler.speakers - before == 1
+        assert open_segments.wanting_interims - before == 1
         await silent.finish()
-        assert scheduler.speakers == before
-    assert scheduler.speakers == before
+        assert open_segments.wanting_interims == before
+    assert open_segments.wanting_interims == before
 
 
-async def speak_until_speculated(session: Session, samples: np.ndarray) -> np.ndarray:
+async def speak_until_speculated(
+    streams: Streams, session: Session, samples: np.ndarray
+) -> np.ndarray:
     """Speak, then be silent until the final has been made; gives all that was sent."""
     samples = np.pad(samples, (0, 160_000))
     for start in range(0, len(samples), 1_600):
@@ -305,9 +311,8 @@ async def speak_until_speculated(session: Session, samples: np.ndarray) -> np.nd
         await session.wait_for_backlog(0.0)  # However rare interims are on a busy machine.
         for _ in range(3):  # Interim, speculation, and what the loop makes of them.
             await inference()
-        assert session._segment is not None
         sent = samples[: start + 1_600]
-        if session._segment.speculated and len(sent) > len(samples) - 160_000:
+        if streams.opened[-1].speculated and len(sent) > len(samples) - 160_000:
             return sent
     raise AssertionError("no final was made in ten seconds of silence")
 
@@ -316,8 +321,9 @@ async def test_a_final_is_ready_before_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
     assert engine.model is not None
+    streams = Streams(monkeypatch, engine.model)
     session = engine.open()
-    heard = await speak_until_speculated(session, SINGLE[0].samples())
+    heard = await speak_until_speculated(streams, session, SINGLE[0].samples())
     encode, encoded = engine.model.encoder.encode, []
     monkeypatch.setattr(
         engine.model.encoder, "encode", lambda *args: encoded.append(args) or encode(*args)
@@ -332,10 +338,13 @@ async def test_a_final_is_ready_before_it_is_asked_for(
     assert spoken(transcript) == spoken(engine.model.transcribe(heard))
 
 
-async def test_a_final_that_was_ready_is_dropped_when_speech_goes_on(engine: Engine) -> None:
+async def test_a_final_that_was_ready_is_dropped_when_speech_goes_on(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
     assert engine.model is not None
+    streams = Streams(monkeypatch, engine.model)
     session = engine.open()
-    heard = await speak_until_speculated(session, SINGLE[0].samples())
+    heard = await speak_until_speculated(streams, session, SINGLE[0].samples())
     more = SINGLE[1].samples()[: int(SINGLE[1].end * 16_000) - 1_600]  # Broken off.
     assert (await speak(session, more)).text
     session.abort()
@@ -352,6 +361,7 @@ async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_paus
     """The thread is kept from speculating until two interims have seen the same pause."""
     assert engine.model is not None
     model = engine.model
+    streams = Streams(monkeypatch, model)
     monkeypatch.setattr(model, "batch", MAX_BATCH)
     lengths: list[int] = []
     encode = model.encoder.encode
@@ -366,20 +376,16 @@ async def test_a_final_is_made_early_once_however_many_interims_tell_of_the_paus
     other = type("Other", (), {"batch": 1})()  # A model of its own, so that no batch holds both.
     async with asyncio.timeout(PATIENCE), engine.open() as session:
         session.send(samples)
-        segment = session._segment
-        assert segment is not None
         device.submit(first.wait)  # Behind the interim.
-        while not session._events:  # noqa: ASYNC110 (there is no event for it)
-            await asyncio.sleep(0.001)
+        await anext(aiter(session))
         session.send(np.zeros(1_600, np.float32))  # The next interim.
         scheduler.add(Job(Priority.INTERIM, other, lambda: second.wait() and None, print))  # type: ignore[arg-type, return-value]
         first.set()
-        while segment.queued:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await anext(aiter(session))
         second.set()
         for _ in range(3):
             await inference()
-        assert segment.speculated
+        assert streams.opened[-1].speculated
         assert lengths == [1, 1]  # An interim, which the next one repeats, and one speculation.
 
 
@@ -555,6 +561,23 @@ async def test_an_aborted_session_ends_its_events_and_refuses_more(engine: Engin
             call()
 
 
+async def test_a_session_that_finishes_refuses_audio_and_requests(engine: Engine) -> None:
+    session = engine.open()
+    session.send(SINGLE[0].samples())
+    gate = threading.Event()
+    device.submit(gate.wait)
+    finishing = asyncio.ensure_future(session.finish())
+    await asyncio.sleep(0)
+    assert not session.is_open
+    send = lambda: session.send(np.zeros(1_600, np.float32))  # noqa: E731
+    for refused in (send, session.flush, session.start_segment, session.discard):
+        with pytest.raises(SessionClosedError, match="finishing"):
+            refused()
+    gate.set()
+    assert (await finishing).text == SINGLE[0].text
+    assert session.state is SessionState.CLOSED
+
+
 async def test_a_session_that_fails_has_an_error_for_each_final_that_is_due(
     engine: Engine,
 ) -> None:
@@ -585,43 +608,46 @@ async def test_a_backlog_is_worked_off_though_interims_are_rare(engine: Engine) 
     assert (await session.finish()).text == SINGLE[0].text
 
 
-async def test_an_error_stays_in_its_session(engine: Engine) -> None:
+async def test_an_error_stays_in_its_session(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
     healthy, ill = engine.open(), engine.open()
     ill.send(SINGLE[0].samples())
-    # What a device that runs out of memory does to a stream.
-    broken = ill._segment
-    assert broken is not None
 
-    def fail() -> object:
+    def fail(*arguments: object) -> object:
         raise MemoryError("no memory on the device")
 
-    broken.hear = fail  # type: ignore[method-assign,assignment]
-    with pytest.raises(MemoryError):
-        await ill.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "open_stream", fail)
+        with pytest.raises(MemoryError):
+            await ill.flush()
     assert any([isinstance(e, Failed) async for e in _so_far(ill)])
     assert (await speak(healthy, SINGLE[1].samples())).text
     assert (await speak(ill, SINGLE[1].samples())).text, "the session did not go on"
 
 
-async def test_interims_go_on_after_one_that_failed(engine: Engine) -> None:
+async def test_interims_go_on_after_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
     samples = SINGLE[0].samples()
-    async with asyncio.timeout(PATIENCE), engine.open() as session:
-        session.start_segment()
-        segment = session._segment
-        assert segment is not None
-        interim = segment.interim
+    failures: list[MemoryError] = []
+
+    def fail_once(stream: Stream) -> None:
+        make = stream.hypothesis_job
 
         def fail() -> EncoderJob[Hypothesis]:
-            yield from segment.hear()
-            segment.interim = interim  # type: ignore[method-assign]
-            raise MemoryError("no memory on the device")
+            stream.hypothesis_job = make  # type: ignore[method-assign]
+            failures.append(MemoryError("no memory on the device"))
+            raise failures[-1]
 
-        segment.interim = fail  # type: ignore[method-assign]
+        stream.hypothesis_job = fail  # type: ignore[method-assign]
+
+    assert engine.model is not None
+    Streams(monkeypatch, engine.model, fail_once)
+    async with asyncio.timeout(PATIENCE), engine.open() as session:
         session.send(samples[:8_000])
         await session.wait_for_backlog(0.0)
-        assert segment.interim == interim, "no interim was asked for"
-        while segment.queued:  # noqa: ASYNC110 (there is no event for it)
-            await asyncio.sleep(0.001)
+        await eventually(lambda: bool(failures))
         session.send(samples[8_000:])
         async for event in session:
             assert isinstance(event, Hypothesis)
@@ -642,13 +668,16 @@ async def test_a_window_that_fails_in_a_batch_leaves_the_other_finals_right(
     sessions = [engine.open(SessionOptions(interval=None)) for _ in chosen]
     ill = engine.open(SessionOptions(interval=None))
     ill.send(SINGLE[0].samples())
-    assert ill._segment is not None
 
     def fail() -> EncoderJob[Transcript]:
         frames = yield Window(np.zeros((300, 7), np.float32), StreamOptions().band)
         raise AssertionError(f"seven bins were encoded: {frames.shape}")
 
-    ill._segment.final = fail  # type: ignore[method-assign]
+    def fail_first(stream: Stream) -> None:
+        if not streams.opened:
+            stream.finish_job = fail  # type: ignore[method-assign]
+
+    streams = Streams(monkeypatch, model, fail_first)
     failing = ill.flush()
     finals = []
     for session, recording in zip(sessions, chosen, strict=True):
@@ -667,8 +696,8 @@ async def test_a_window_that_fails_in_a_batch_leaves_the_other_finals_right(
 
 
 async def _so_far(session: Session) -> AsyncIterator[object]:
-    while session._events:
-        yield session._events.popleft()
+    while session.pending_events:
+        yield await anext(aiter(session))
 
 
 async def test_a_model_that_cannot_be_loaded_is_told_to_everybody_and_tried_again() -> None:

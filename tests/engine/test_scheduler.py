@@ -18,7 +18,7 @@ import pytest
 from parakeet_stt import Engine, Model, Transcript, load_model
 from parakeet_stt.engine.events import Event, Final, SegmentEnded
 from parakeet_stt.engine.options import SessionOptions
-from parakeet_stt.engine.scheduler import LONGEST_BATCH_SECONDS, RESERVE, Job, Priority, Scheduler
+from parakeet_stt.engine.scheduler import MAX_BATCH_SECONDS, RESERVE, Job, Priority, Scheduler
 from parakeet_stt.engine.session import Session
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
@@ -29,6 +29,7 @@ from parakeet_stt.model.stream import EncoderJob, StreamOptions, Window
 from parakeet_stt.transcript import Hypothesis
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import PATIENCE
+from tests.support.streams import Streams
 
 SPEECH = [r.samples() for r in RECORDINGS if r.set == "known"]
 FINAL, INTERIM, LOW, SPECULATION = Priority
@@ -39,6 +40,7 @@ class Watched:
 
     def __init__(self, encoder: Encoder) -> None:
         self.name, self.device, self.precision = encoder.name, encoder.device, encoder.precision
+        self.has_local_attention = encoder.has_local_attention
         self.batches: list[list[int]] = []
         self._encoder = encoder
 
@@ -263,7 +265,7 @@ def test_warming_up_finds_how_many_windows_at_once_are_worth_it(
 def test_a_batch_of_interims_is_no_longer_than_a_final_may_wait() -> None:
     model, encoder = watched(load_model("tiny", backend="onnx"))
     scheduler, outcomes = Scheduler(), Outcomes()
-    scheduler.add(outcomes.step("slow", INTERIM, model, slow(LONGEST_BATCH_SECONDS)))
+    scheduler.add(outcomes.step("slow", INTERIM, model, slow(MAX_BATCH_SECONDS)))
     device.run(lambda: None)  # Now a single one is known to take all the time that there is.
     with busy_thread():
         for number in range(3):
@@ -400,31 +402,30 @@ def test_a_step_with_nothing_left_to_do_is_not_reported() -> None:
 def test_interims_come_so_rarely_that_finals_find_the_thread_free() -> None:
     model, _ = watched(load_model("tiny", backend="onnx"), batch=1)
     scheduler, outcomes = Scheduler(), Outcomes()
-    scheduler.speakers = 4
-    assert scheduler.cadence == 0, "nothing has been measured"
+    assert scheduler.cadence(4) == 0, "nothing has been measured"
 
     def run(priority: Priority, seconds: float) -> float:
         scheduler.add(outcomes.step("", priority, model, slow(seconds)))
         device.run(lambda: None)
-        return scheduler.cadence
+        return scheduler.cadence(4)
 
     # At least: how long the thread was kept from working is not known.
     cadence = run(INTERIM, 0.02)
     assert cadence >= 4 * 0.02 / (1 - RESERVE)
     assert run(FINAL, 0.1) == run(SPECULATION, 0.1) == cadence, "they are no interims"
     assert run(INTERIM, 0.1) >= 0.9 * cadence + 0.1 * 4 * 0.1 / (1 - RESERVE)
-    cadence = scheduler.cadence
+    cadence = scheduler.cadence(4)
     for speakers in (8, 16, 0):
-        scheduler.speakers = speakers
-        assert scheduler.cadence == pytest.approx(speakers / 4 * cadence)
+        assert scheduler.cadence(speakers) == pytest.approx(speakers / 4 * cadence)
 
 
 class Table:
     """Speakers of one engine, and what its encoder gets."""
 
-    def __init__(self, engine: Engine, encoder: Watched) -> None:
+    def __init__(self, engine: Engine, encoder: Watched, streams: Streams) -> None:
         self.engine = engine
         self.encoder = encoder
+        self.streams = streams
 
     def sit_down(self, *, interval: float | None = None) -> Session:
         """Somebody who speaks: a segment is open."""
@@ -444,10 +445,12 @@ async def table(
 ) -> AsyncIterator[Table]:
     """An engine of its own; whoever waits for nothing fails after a while."""
     engine = Engine("tiny", backend="onnx", batch_size=batch_size, batch_window=batch_window)
-    engine._model, encoder = watched(await engine.start(), batch)
+    model, encoder = watched(await engine.start(), batch)
+    engine.runtime._model = model
     try:
-        async with asyncio.timeout(PATIENCE):
-            yield Table(engine, encoder)
+        with pytest.MonkeyPatch.context() as patch:
+            async with asyncio.timeout(PATIENCE):
+                yield Table(engine, encoder, Streams(patch, model))
     finally:
         await engine.close()
 
@@ -524,8 +527,9 @@ async def test_interims_go_on_while_a_final_is_held_back_and_come_in_their_order
         final = one.flush("first")
         assert isinstance(await anext(aiter(other)), Hypothesis)
         one.send(SPEECH[1])
-        assert one._segment is not None
-        while one._early is None:
+        while not any(stream is here.streams.opened[-1] for stream in here.streams.hypotheses) or (
+            len(here.streams.opened) < 3
+        ):
             await here.at_rest()
         assert not final.done()
         other.flush()
@@ -569,9 +573,9 @@ async def until_ready(here: Table, speaker: Session) -> None:
         speaker.send(audio[start : start + 1600])
         await speaker.wait_for_backlog(0.0)  # However rare interims are on a busy machine.
         await here.at_rest()
-    assert speaker._segment is not None
-    while not speaker._segment.ready:
+    while not here.streams.opened[-1].speculated:
         await here.at_rest()
+    await here.at_rest()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.boost import lists, measure, names
 from parakeet_stt import Model, Transcript, load_model
-from parakeet_stt.bench.boost import lists, measure, names
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.errors import ConfigurationError
@@ -179,8 +179,8 @@ def test_confidence_is_the_models_own(onnx: Model) -> None:
 
 def test_names_are_found_more_often_in_noise_and_the_rest_is_no_worse(onnx: Model) -> None:
     some = [r for r in RECORDINGS if r.set != "several" and names(r.text)]
-    kinds = {kind: made for kind, made in lists(some).items() if kind in ("none", "said")}
-    without, boosted = measure(onnx, some, kinds, 2 * DEFAULT_BOOST, 0.005, 2)
+    kinds = {kind: made for kind, made in lists(some).items() if kind in ("none", "said")}  # type: ignore[arg-type]
+    without, boosted = measure(onnx, some, kinds, 2 * DEFAULT_BOOST, 0.005, 2)  # type: ignore[arg-type]
     assert without.found < without.said
     assert boosted.found > without.found
     # 4 names more and no other error; one either way is a processor's rounding.

@@ -14,9 +14,9 @@ from parakeet_stt import Model, load_model
 from parakeet_stt.model import device
 from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.encoder import LocalAttention, encoder_frames
-from parakeet_stt.model.frontend import log_mel, normalize
 from parakeet_stt.model.mlx.attention import hidden_keys
 from parakeet_stt.model.mlx.conformer import _Layer
+from tests.support.features import log_mel, normalize
 from tests.support.recordings import GOLDEN, RECORDINGS
 
 ARRAYS = np.load(GOLDEN / "encoder.npz")

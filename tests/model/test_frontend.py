@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parakeet_stt.audio import as_samples
-from parakeet_stt.model.frontend import LogMelStream, log_mel, normalize
+from parakeet_stt.model.frontend import LogMelStream
+from tests.support.features import log_mel, normalize
 from tests.support.recordings import GOLDEN
 
 ARRAYS = np.load(GOLDEN / "frontend.npz")

@@ -15,21 +15,20 @@ from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.stream import StreamOptions
 from tests.support.recordings import RECORDINGS
 
-SAMPLES = RECORDINGS[0].samples()
-
 
 def test_it_says_what_parakeet_mlx_says() -> None:
     """At pieces of a second it hears something; token for token what it hears by itself."""
+    samples = RECORDINGS[0].samples()
     with load_model("tiny", backend="mlx").transcribe_stream(streaming="upstream") as stream:
-        for start in range(0, len(SAMPLES), 16_000):
-            hypothesis = stream.add_audio(SAMPLES[start : start + 16_000])
+        for start in range(0, len(samples), 16_000):
+            hypothesis = stream.add_audio(samples[start : start + 16_000])
         final = stream.finish()
 
     def theirs() -> list[int]:
         model = upstream._load(BUNDLED["tiny"], "fp32")
         with model.transcribe_stream((256, 256), keep_original_attention=True) as context:
-            for start in range(0, len(SAMPLES), 16_000):
-                context.add_audio(mx.array(SAMPLES[start : start + 16_000]))
+            for start in range(0, len(samples), 16_000):
+                context.add_audio(mx.array(samples[start : start + 16_000]))
             return [t.id for t in (*context.finalized_tokens, *context.draft_tokens)]
 
     wanted = device.run(theirs)
@@ -46,7 +45,7 @@ async def test_a_session_can_use_it() -> None:
     async with engine.open(
         SessionOptions(stream=StreamOptions(streaming="upstream"), interval=1.0)
     ) as session:
-        session.send(SAMPLES)
+        session.send(RECORDINGS[0].samples())
         assert (await session.flush()).text
         session.send(np.zeros(10, np.float32))
         assert (await session.flush()).text == ""

@@ -19,8 +19,7 @@ import soundfile
 import soxr
 import websockets
 
-from parakeet_stt.bench.recordings import normalised, read_turns
-from tests.support.recordings import RECORDINGS, ROOT
+from tests.support.recordings import RECORDINGS, ROOT, normalised, read_turns
 from tests.support.telephone import MULAW, compand
 
 SAMPLE = "samples/spelling.flac"

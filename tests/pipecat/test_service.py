@@ -41,14 +41,23 @@ from pipecat.transcriptions.language import Language
 
 from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript
 from parakeet_stt.bench.pipecat import hear
-from parakeet_stt.bench.recordings import normalised, read_turns
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.pipecat.player import Player
-from parakeet_stt.pipecat.service import STALL_SECONDS
+from parakeet_stt.pipecat.segments import STALL_SECONDS
 from parakeet_stt.settings import PARAKEET_TTFS_P99
 from tests.support.pipelines import Listener, drive
-from tests.support.recordings import CLEAR, ROOT
-from tests.support.services import START, STOP, Settings, audio, finals, run, service, spoken
+from tests.support.recordings import CLEAR, ROOT, normalised, read_turns
+from tests.support.services import (
+    START,
+    STOP,
+    Events,
+    Settings,
+    audio,
+    finals,
+    run,
+    service,
+    spoken,
+)
 from tests.support.serving import PATIENCE, eventually
 
 
@@ -274,12 +283,14 @@ async def test_settings_change_at_run_time_from_the_next_segment_on() -> None:
 
 async def test_the_encoder_changes_at_run_time() -> None:
     stt = service()
+    events = Events(stt)
 
     async def speak(worker: PipelineWorker, out: Listener) -> None:
-        await eventually(lambda: stt._engine.model is not None)
+        await events.connected.wait()
+        events.connected.clear()
         delta = Settings(backend="mlx", context_size=(64, 64))
         await worker.queue_frame(STTUpdateSettingsFrame(delta=delta))
-        await eventually(lambda: stt._engine.model.encoder.name == "mlx")  # type: ignore[union-attr]
+        await events.connected.wait()  # That is, the model of another engine is ready.
         await worker.queue_frames(spoken(2))
 
     out = await drive(speak, stt)

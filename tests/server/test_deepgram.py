@@ -496,15 +496,15 @@ async def test_keyterms_and_keywords_are_expected(
         await ask(ws, "Finalize")
         await until(ws, from_finalize=True)
         (session,) = served.server.engine.sessions
-        assert session._options.boost == boost
+        assert session.options.stream.boost == boost
         await ask(ws, "Configure", keyterms=["Turing"])
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert answer["keyterms"] == ["Turing"]
-        assert session._options.boost == {"Turing": DEFAULT_BOOST}
+        assert session.options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ask(ws, "Configure", features={"numerals": True})
         (answer,) = await until(ws, type="ConfigureSuccess")
         assert "keyterms" not in answer
-        assert session._options.boost == {"Turing": DEFAULT_BOOST}
+        assert session.options.stream.boost == {"Turing": DEFAULT_BOOST}
         await ended(ws)
 
 
@@ -552,7 +552,7 @@ async def test_audio_that_cannot_be_is_an_error_and_the_stream_goes_on(served: S
 @pytest.mark.parametrize(
     ("query", "complaint"),
     [
-        ("", "audio in containers is taken as a file"),
+        ("", "send audio in containers as a file"),
         ("model=nova-3", "encoding"),
         ("encoding=opus&sample_rate=48000", "encoding"),
         ("encoding=linear16&sample_rate=1", "sample_rate"),

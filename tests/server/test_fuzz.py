@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 
-from parakeet_stt.server.app import DIALECTS
+from parakeet_stt.server.app import WEBSOCKET_PROTOCOLS
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import EVERY_PORT, Served, offline, pcm16, serving
 
@@ -123,7 +123,7 @@ async def while_somebody_speaks(served: Served, attack: Any) -> None:
     assert [answer["text"] for answer in answers if answer.get("is_final")] == [expected()]
 
 
-@pytest.mark.parametrize("path", sorted(set(DIALECTS) - {"/"}))
+@pytest.mark.parametrize("path", sorted(set(WEBSOCKET_PROTOCOLS) - {"/"}))
 def test_nonsense_on_a_websocket(attacked: Served, path: str) -> None:
     url = f"{attacked.ws}{path}?sample_rate=16000"
     sent = 0

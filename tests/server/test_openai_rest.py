@@ -24,9 +24,8 @@ from benchmarks.conditions.recordings import gain
 from parakeet_stt import Transcript, load_model
 from parakeet_stt.audio import SAMPLE_RATE
 from parakeet_stt.bench.pipecat import hear
-from parakeet_stt.bench.recordings import normalised
 from parakeet_stt.model.catalog import BUNDLED
-from tests.support.recordings import RECORDINGS, ROOT, spoken
+from tests.support.recordings import RECORDINGS, ROOT, normalised, spoken
 from tests.support.serving import Served, eventually, serving
 from tests.support.uploads import content, uploading
 
@@ -158,7 +157,7 @@ async def test_chunking_strategies(client: AsyncOpenAI, strategy: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"response_format": "diarized_json"}, "diarized_json needs speakers"),
+        ({"response_format": "diarized_json"}, "diarized_json is not supported"),
         ({"response_format": "mp3"}, "response_format: "),
         ({"timestamp_granularities": ["word"]}, "needs response_format verbose_json"),
         (
@@ -168,7 +167,7 @@ async def test_chunking_strategies(client: AsyncOpenAI, strategy: Any) -> None:
         ({"stream": True, "response_format": "srt"}, "stream: "),
         ({"include": ["logprobs"], "response_format": "vtt"}, "include: "),
         ({"include": ["mood"]}, "include"),
-        ({"language": "de"}, "'de', but tiny knows 'en' only"),
+        ({"language": "de"}, "'de', but tiny transcribes 'en' only"),
         ({"temperature": 3}, "temperature: "),
         ({"chunking_strategy": "never"}, "Invalid JSON"),
         ({"chunking_strategy": {"type": "client_vad"}}, "server_vad"),
@@ -219,15 +218,16 @@ async def test_a_client_that_is_told_to_come_again_comes_again() -> None:
     with serving(max_requests=1) as served:
         base = served.http + "/v1"
         async with uploading(served):
-            await eventually(lambda: served.server._requests == 1)
+            await eventually(lambda: served.server.admission.requests == 1)
             async with AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
                 with pytest.raises(openai.RateLimitError) as refused:
                     await ask(client)
             assert refused.value.response.headers["Retry-After"] == "1"
             patient = AsyncOpenAI(base_url=base, api_key="none", max_retries=2)
             asking = asyncio.create_task(ask(patient))
-            counter = served.server.metrics.rejected.labels("requests")
-            await eventually(lambda: counter._value.get() == 2)
+            await eventually(
+                lambda: served.metric("parakeet_rejected_total", reason="requests") == 2
+            )
         assert (await asking).text == offline().text
         await patient.close()
 
@@ -240,7 +240,7 @@ async def test_what_goes_wrong_in_mid_stream_is_an_event(long_file: Path) -> Non
         async with AsyncOpenAI(base_url=served.http + "/v1", api_key="none") as client:
             events = aiter(await ask(client, file=bytes(unknown), stream=True))
             assert (await anext(events)).delta
-            with pytest.raises(openai.APIError, match="files may have 120 at most"):
+            with pytest.raises(openai.APIError, match="the maximum is 120"):
                 await _drain(events)
         await served.settled()
 

@@ -44,6 +44,7 @@ from parakeet_stt.transcript import Transcript
 from tests.support.pipelines import Listener, play
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import Served, in_frames, pcm16, serving
+from tests.support.streams import Streams
 from tests.support.telephone import ALAW, MULAW, compand
 
 RATE = 24_000
@@ -481,7 +482,7 @@ async def test_keywords_are_phrases_to_expect(served: Served) -> None:
         await connection.input_audio_buffer.commit()
         await until_completed(connection)
         (session,) = served.server.engine.sessions
-        assert dict(session._options.boost) == {"Ada": 3.0}
+        assert dict(session.options.stream.boost) == {"Ada": 3.0}
 
 
 async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
@@ -499,20 +500,20 @@ async def test_audio_from_before_an_update_is_heard(served: Served) -> None:
 
 
 async def test_an_item_that_gets_no_transcript_has_failed_and_the_next_has_one(
-    served: Served,
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> EncoderJob[Transcript]:
         raise ValueError("the device is on fire")
         yield
 
+    assert served.server.engine.model is not None
+    streams = Streams(monkeypatch, served.server.engine.model)
     async with raw(served) as ws:
         await ask(ws, "session.update", session=MANUAL)
         data = base64.b64encode(PCM + OTHER).decode()
         await ask(ws, "input_audio_buffer.append", audio=data)
         await until(ws, f"{TRANSCRIPTION}.delta")
-        (session,) = served.server.engine.sessions
-        assert session._segment is not None
-        session._segment.final = fail  # type: ignore[method-assign]
+        streams.opened[-1].finish_job = fail  # type: ignore[method-assign]
         await ask(ws, "input_audio_buffer.commit")
         failed = (await until(ws, f"{TRANSCRIPTION}.failed"))[-1]
         assert failed["error"]["type"] == "transcription_error"

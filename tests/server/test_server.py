@@ -20,12 +20,14 @@ from typing import Any
 
 import pytest
 import websockets
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from websockets.asyncio.client import ClientConnection, connect
 
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model.catalog import BUNDLED
-from parakeet_stt.server.app import DIALECTS
+from parakeet_stt.server.app import WEBSOCKET_PROTOCOLS, make_app
 from parakeet_stt.server.settings import ALIASES, load_server_settings
+from parakeet_stt.server.state import Server
 from tests.support.recordings import RECORDINGS
 from tests.support.serving import EVERY_PORT, PATIENCE, Served, eventually, offline, pcm16, serving
 
@@ -78,15 +80,16 @@ async def test_health_tells_alive_from_ready(served: Served) -> None:
     assert (status, body["status"]) == (200, "ready")
 
 
-async def test_not_ready_before_the_model_is_and_then_refuses_work(tmp_path: Path) -> None:
-    with serving() as served:
-        served.server.state = type(served.server.state).LOADING
-        status, body, headers = get(served.http + "/v1/health/ready")
-        assert (status, body["status"], headers["Retry-After"]) == (503, "loading", "5")
-        assert get(served.http + "/healthz")[0] == 200
-        response = await refusal(served.ws + "/v1/stream")
-        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-        served.server.state = type(served.server.state).READY
+async def test_a_server_that_loads_its_model_is_alive_and_refuses_work() -> None:
+    app = make_app(Server(load_server_settings({}, model="tiny")))  # Not started.
+    client = TestClient(app)
+    response = client.get("/v1/health/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "loading")
+    assert response.headers["Retry-After"] == "5"
+    assert client.get("/healthz").status_code == 200
+    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/stream"):
+        pass
+    assert (refused.value.status_code, refused.value.headers["Retry-After"]) == (503, "5")
 
 
 async def test_the_configuration_is_shown_without_secrets() -> None:
@@ -161,10 +164,10 @@ async def test_without_a_key_nothing_but_health_is_there() -> None:
 
 async def test_a_websocket_without_a_key_is_refused_before_it_is_accepted() -> None:
     with serving(api_keys="right") as served:
-        for path in DIALECTS:
+        for path in WEBSOCKET_PROTOCOLS:
             assert (await refusal(served.ws + path)).status_code == 401
             assert (await refusal(f"{served.ws}{path}?api_key=wrong")).status_code == 401
-        assert served.server.sessions == 0
+        assert served.server.admission.sessions == 0
         url = served.ws + "/v1/stream"
         for options in (
             {"uri": url + "?api_key=right"},
@@ -335,7 +338,7 @@ async def test_a_client_that_does_not_read_is_closed_and_disturbs_nobody() -> No
                 b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
             )
             await reader.readuntil(b"\r\n\r\n")
-            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
             ping = json.dumps({"type": "ping", "id": "p" * 60_000}).encode()
             frame = b"\x81\xff" + len(ping).to_bytes(8, "big") + bytes(4) + ping
             with contextlib.suppress(ConnectionError):
@@ -365,7 +368,7 @@ async def test_a_burst_of_a_client_that_reads_is_answered_whole() -> None:
 # --- disconnects and the end ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(DIALECTS))
+@pytest.mark.parametrize("path", sorted(WEBSOCKET_PROTOCOLS))
 async def test_clients_that_vanish_leave_nothing_behind(served: Served, path: str) -> None:
     for number in range(20):
         ws = await connect(f"{served.ws}{path}?sample_rate=16000")
@@ -374,7 +377,7 @@ async def test_clients_that_vanish_leave_nothing_behind(served: Served, path: st
         ws.transport.abort()
     await served.settled()
     most = 3 * len(served.running.ports) + 4
-    await eventually(lambda: len(asyncio.all_tasks(served._loop)) <= most)
+    await eventually(lambda: served.metric("parakeet_tasks") <= most)
 
 
 async def test_drained_sessions_get_their_finals() -> None:
@@ -398,7 +401,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], int]]:
         [
             sys.executable,
             "-m",
-            "parakeet_stt.cli.main",
+            "parakeet_stt",
             "serve",
             "--model",
             "tiny",

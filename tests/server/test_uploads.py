@@ -20,8 +20,7 @@ import soundfile
 from loguru import logger
 
 from parakeet_stt import load_model
-from parakeet_stt.bench.recordings import normalised
-from tests.support.recordings import RECORDINGS, ROOT, spoken
+from tests.support.recordings import RECORDINGS, ROOT, normalised, spoken
 from tests.support.serving import PATIENCE, Served, eventually, serving
 from tests.support.uploads import content, uploading
 
@@ -175,10 +174,10 @@ async def test_a_long_file_is_cut_at_silences_and_told_as_it_is_heard(
     assert seconds / 30 <= len(deltas) <= seconds / 20 + 1
     assert session is not None
     assert behind <= 35
-    progress = [line for line in lines if f"of {seconds:.0f} s heard" in line]
+    progress = [line for line in lines if f"of {seconds:.0f} s transcribed" in line]
     assert len(progress) == seconds // 60
     assert all(line.startswith("'long.flac': ") for line in progress)
-    assert any(f"{seconds:.0f} s heard in " in line for line in lines)
+    assert any(f"{seconds:.0f} s transcribed in " in line for line in lines)
     await served.settled()
 
 
@@ -311,7 +310,7 @@ async def test_too_much_audio_is_refused_by_the_header_or_once_it_was_decoded(
     with serving(max_file_seconds=10) as served:
         answer = await post(served, DICTATION, "it.flac")
         assert answer.status_code == 413
-        wanted = "it.flac has 15 seconds of audio: files may have 10 at most"
+        wanted = "it.flac has 15 seconds of audio: the maximum is 10"
         assert answer.json()["detail"] == wanted
         unknown = bytearray(DICTATION.read_bytes())
         unknown[21] &= 0xF0
@@ -335,7 +334,7 @@ async def test_a_file_that_takes_too_long_is_given_up(endless_file: Path, folder
 async def test_more_requests_than_may_be_are_refused_before_their_files_are_uploaded() -> None:
     with serving(max_requests=2) as served:
         async with uploading(served), uploading(served):
-            await eventually(lambda: served.server._requests == 2)
+            await eventually(lambda: served.server.admission.requests == 2)
             async with uploading(served) as reader:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 assert head.startswith("http/1.1 429")
@@ -352,20 +351,22 @@ async def test_an_upload_that_comes_to_a_standstill_gives_its_place_back() -> No
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             assert head.startswith("http/1.1 408")
             assert "connection: close" in head
-            assert (await reader.read()) == b'{"detail":"the upload has come to a standstill"}'
+            assert (await reader.read()) == b'{"detail":"the upload has stalled"}'
         await served.settled()
 
 
 async def test_a_client_that_goes_while_it_uploads_leaves_nothing(
     served: Served, folder: Path
 ) -> None:
-    gone = served.server.metrics.requests.labels(TRANSCRIBE, "499")
-    before = gone._value.get()
+    def gone() -> float:
+        return served.metric("parakeet_requests_total", endpoint=TRANSCRIBE, status="499")
+
+    before = gone()
     async with uploading(served):
         await eventually(lambda: len(left_in(folder)) == 1)
     await served.settled()
     assert not left_in(folder)
-    await eventually(lambda: gone._value.get() == before + 1)
+    await eventually(lambda: gone() == before + 1)
 
 
 def children() -> list[str]:
@@ -404,10 +405,8 @@ async def test_a_file_that_is_not_done_when_the_server_ends_is_told_so(
     with serving(drain_seconds=0.3) as served:
         asking = asyncio.create_task(post(served, endless_file))
         await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
-        draining = asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
-        )
-        await eventually(lambda: served.server.state.value == "draining")
+        draining = served.start(served.server.drain())
+        await eventually(lambda: served.server.admission.state.value == "draining")
         assert (await post(served, DICTATION)).status_code == 503
         await draining
         answer = await asking
@@ -423,9 +422,7 @@ async def test_a_file_that_is_nearly_done_gets_its_answer_when_the_server_ends(
     with serving(drain_seconds=PATIENCE) as served:
         asking = asyncio.create_task(post(served, long_file))
         await eventually(lambda: any(s.seconds > 10 for s in served.server.engine.sessions))
-        await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(served.server.drain(), served._loop)
-        )
+        await served.start(served.server.drain())
         answer = await asking
         assert answer.status_code == 200
         assert len(answer.json()["text"]) > 1000

@@ -111,8 +111,7 @@ async def heard(served: Served, client: AsyncTcpClient) -> list[Event]:
     while not Pong.is_type(events[-1].type):
         events.append(await next_event(client))
     (session,) = served.server.engine.sessions
-    keeping_up = asyncio.run_coroutine_threadsafe(session.wait_for_backlog(0.5), served._loop)
-    await asyncio.wrap_future(keeping_up)
+    await served.start(session.wait_for_backlog(0.5))
     return events[:-1]
 
 
@@ -231,11 +230,11 @@ async def test_phrases_to_expect_are_taken(served: Served) -> None:
         await client.write_event(Ping().event())
         assert Pong.is_type((await next_event(client)).type)
         (session,) = served.server.engine.sessions
-        assert session._options.boost.keys() == {"Ada Lovelace", "engine"}
+        assert session.options.stream.boost.keys() == {"Ada Lovelace", "engine"}
         await client.write_event(Transcribe().event())
         await speak(client, PCM)
         assert (await transcript(client)).text == offline(PCM)
-        assert session._options.boost == {}
+        assert session.options.stream.boost == {}
 
 
 async def test_what_is_not_for_a_recogniser_is_dropped(served: Served) -> None:
@@ -338,11 +337,11 @@ async def test_an_event_that_cannot_be_used_is_an_error_and_costs_nothing_heard(
         (b'{"type":"audio-chunk","payload_length":"many"}\n', "payload_length"),
         (b'{"type":"audio-chunk","payload_length":1.5}\n', "payload_length"),
         (b'{"type":"audio-chunk","payload_length":99999999999999999999}\n', "at most"),
-        (b'{"type":"audio-chunk","data_length":4194305}\n', "4194304 at most"),
+        (b'{"type":"audio-chunk","data_length":4194305}\n', "expected at most 4194304"),
         (b'{"type":"audio-chunk","payload_length":100}\nabc', "100 bytes of payload"),
         (b'{"type":"audio-chunk","data_length":100}\n{}', "100 bytes of data"),
         (b"[" * 100_000 + b"\n", "header"),
-        (b"{" * 5_000_000, "over 4194304 bytes"),
+        (b"{" * 5_000_000, "a line of over 4"),
     ],
 )
 async def test_what_has_no_end_is_told_and_closes_and_what_was_heard_before_is_not_lost(

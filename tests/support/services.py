@@ -133,8 +133,8 @@ async def running(stt: FrameProcessor) -> AsyncIterator[tuple[PipelineWorker, Ta
         await started.wait()
         yield worker, tap
         await worker.queue_frame(EndFrame())
-        ended, _ = await asyncio.wait([run], timeout=60)
+        ended, _ = await asyncio.wait([run], timeout=PATIENCE)
         assert ended, "the pipeline does not end"
     finally:
         await runner.cancel()
-        await asyncio.wait([run], timeout=10)
+        await asyncio.wait([run], timeout=PATIENCE)

@@ -47,18 +47,22 @@ class Served:
     def port(self, name: str) -> int:
         return self.running.ports[name]
 
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 if nothing has been counted under these labels."""
+        return self.server.metrics.registry.get_sample_value(name, labels) or 0.0
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's own loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Start something on the server's own loop; await the result on the test's."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
     async def settled(self) -> None:
         """Wait until no session is left, however it ended."""
-
-        async def empty() -> None:
-            await self.server._idle.wait()
-
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(empty(), self._loop))
-        assert self.server.sessions == 0
+        await self.start(self.server.admission.wait_until_idle())
+        assert self.server.admission.sessions == 0
         assert self.server.engine.sessions == frozenset()
         assert self.server.conversations == set()
 

@@ -18,7 +18,7 @@ import numpy as np
 import soxr
 
 from parakeet_stt.audio import SAMPLE_RATE, Samples, read_audio
-from parakeet_stt.bench.recordings import read_recordings
+from parakeet_stt.bench.recordings import read_recordings, speech_bounds
 from parakeet_stt.errors import AudioError, ConfigurationError, ParakeetError
 
 STOP_SECONDS = 0.2
@@ -43,7 +43,6 @@ _TEXTS = (
 
 _TTS_SECONDS = 120.0
 _TTS_AT_ONCE = 5
-_QUIET_DB = -30.0  # Quieter than the loudest 10 ms by so much is no speech, but may be noise.
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Clip:
         return len(self.pcm) / 2 / self.rate
 
 
-def recorded(folder: Path, rate: int, longest: float) -> list[Clip]:
+def recorded(folder: Path | None, rate: int, longest: float) -> list[Clip]:
     """Clips of a folder's recordings.
 
     Args:
@@ -112,21 +111,6 @@ def spoken(url: str, count: int, rate: int) -> list[Clip]:
         _clip(text, samples, *speech_bounds(samples), rate)
         for text, samples in zip(texts, voices, strict=True)
     ]
-
-
-def speech_bounds(samples: Samples) -> tuple[float, float]:
-    """Where speech begins and ends, seconds, by the energy of every 10 ms.
-
-    Raises:
-        AudioError: All of it is silent.
-    """
-    frame = SAMPLE_RATE // 100
-    frames = np.pad(samples, (0, -len(samples) % frame)).reshape(-1, frame)
-    loudness = np.sqrt(np.mean(frames**2, axis=1))
-    loud = np.flatnonzero(loudness > loudness.max(initial=0) * 10 ** (_QUIET_DB / 20))
-    if not loud.size:
-        raise AudioError(f"expected speech, got {len(samples) / SAMPLE_RATE:.1f} s of silence")
-    return float(loud[0] / 100), min(float(loud[-1] + 1) / 100, len(samples) / SAMPLE_RATE)
 
 
 def _clip(text: str, samples: Samples, start: float, end: float, rate: int) -> Clip:

@@ -139,7 +139,7 @@ async def _hear_all(
 
 def run(
     settings: ParakeetSettings,
-    folder: Path,
+    folder: Path | None,
     limit: int | None,
     report: Path | None,
     plots: Path | None,

@@ -48,7 +48,7 @@ class Options:
         frame_ms: Audio that is sent at a time, milliseconds.
         timeout: As :class:`~parakeet_stt.bench.talker.Line`.
         post_wait: As :class:`~parakeet_stt.bench.talker.Line`.
-        data: Folder of the recordings.
+        data: Folder of the recordings; None for those of the package.
         tts_url: TTS service that speaks texts instead.
         gpu: Which to watch; None to find the server's.
     """
@@ -61,7 +61,7 @@ class Options:
     frame_ms: int
     timeout: float
     post_wait: float
-    data: Path
+    data: Path | None
     tts_url: str | None
     gpu: int | None
 
@@ -97,7 +97,7 @@ def run(
         "machine": machine(),
         "url": line.address,
         "dialect": line.dialect.about,
-        "audio": options.tts_url or str(options.data),
+        "audio": options.tts_url or str(options.data or "packaged recordings"),
         "frame_ms": options.frame_ms,
         "seconds": options.seconds,
         "quiet_before_flush_seconds": STOP_SECONDS,

@@ -13,9 +13,21 @@ _MODEL_ARGUMENTS = {
     "--model": {
         "help": "tiny, a known name, a Hugging Face id or a folder (PARAKEET_MODEL)",
     },
-    "--backend": {"choices": ("auto", "mlx", "onnx"), "help": "PARAKEET_BACKEND"},
-    "--device": {"choices": ("auto", "gpu", "cpu", "cuda", "mps"), "help": "PARAKEET_DEVICE"},
-    "--precision": {"choices": ("auto", "bf16", "fp32"), "help": "PARAKEET_PRECISION"},
+    "--backend": {
+        "type": str.lower,
+        "choices": ("auto", "mlx", "onnx"),
+        "help": "PARAKEET_BACKEND",
+    },
+    "--device": {
+        "type": str.lower,
+        "choices": ("auto", "gpu", "cpu", "cuda", "mps"),
+        "help": "PARAKEET_DEVICE",
+    },
+    "--precision": {
+        "type": str.lower,
+        "choices": ("auto", "bf16", "fp32"),
+        "help": "PARAKEET_PRECISION",
+    },
 }
 
 

@@ -20,6 +20,7 @@ from parakeet_stt.cli.arguments import add_boost_argument, add_model_arguments, 
 from parakeet_stt.cli.microphone import Microphone, Recording, Source
 from parakeet_stt.cli.screen import Screen
 from parakeet_stt.engine.events import Failed
+from parakeet_stt.model.stream import StreamOptions
 from parakeet_stt.settings import ParakeetSettings
 
 
@@ -49,7 +50,7 @@ async def _listen(settings: ParakeetSettings, source: Source) -> None:
     """
     engine = Engine.from_settings(settings)
     console.err.print(f"loading {settings.model} ...", style="dim", markup=False)
-    await engine.start()
+    await engine.check(StreamOptions.from_settings(settings))
     options = replace(SessionOptions.from_settings(settings), endpointing=Endpointing())
     console.err.print("listening; Ctrl-C ends", style="dim")
     with Screen(console.out) as screen, _stopped_by_interrupt(source):

@@ -45,7 +45,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _print_model(name, [known.about, *([facts] if facts else []), *sources])
     console.out.print(
         "NVIDIA's ids (nvidia/parakeet-...) are names of the same models. Any other Hugging Face "
-        "id (also owner/name@revision) or folder in the layout of parakeet-mlx or onnx-asr works.",
+        "id (also owner/name@revision) or folder in the layout of parakeet-mlx, Transformers or "
+        "onnx-asr, and any .nemo file works.",
         soft_wrap=True,
     )
     return 0

@@ -1,61 +1,57 @@
-"""What runs next on the inference thread, and the way back from it to an event loop.
+"""Decides what runs next on the inference thread.
 
-Steps of many sessions wait here by priority. A step is a work of a stream
-(:mod:`parakeet_stt.model.stream`); the windows of steps of the same kind and model are encoded as
-one batch where that is faster. Knows nothing of sessions.
+Jobs of many sessions wait here by priority. A job runs an encoder job of a stream
+(:mod:`parakeet_stt.model.stream`); the windows of jobs of the same priority and model are encoded
+as one batch if that is faster.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeVar
-
-from loguru import logger
+from typing import Any
 
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import EncoderFrames
 from parakeet_stt.model.model import MAX_BATCH, Model
 from parakeet_stt.model.stream import EncoderJob, Window
 
-T = TypeVar("T")
-
 RESERVE = 0.2
 """Share of the inference thread's time that interims leave to finals."""
 
-LONGEST_BATCH_SECONDS = 0.04
-"""How long a batch of interims may take: a final that comes meanwhile waits for it."""
+MAX_BATCH_SECONDS = 0.04
+"""Maximum duration of a batch of interims: a final that is queued meanwhile waits for it."""
 
-_LEAST_FILLED = 0.75  # In a batch, a window is at least so much of the longest one's length.
-_NEWEST = 0.1  # Weight of the newest batch in the average cost of an interim.
+_MIN_FILL = 0.75  # Minimum length of a window, as a share of the longest window of its batch.
+_NEWEST_WEIGHT = 0.1  # Weight of the newest batch in the average duration of an interim.
 
 
 class Priority(IntEnum):
-    """What goes first."""
+    """Urgency of a job: the lowest value runs first."""
 
     FINAL = 0
     INTERIM = 1
     LOW = 2
-    """What belongs to recordings: people who speak now go first."""
+    """Jobs of recordings: people who are speaking now go first."""
     SPECULATION = 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something to be done on the inference thread.
+    """Work for the inference thread.
 
     Attributes:
-        priority: What kind of thing it is.
-        model: Whose encoder encodes its windows.
-        start: Begins the work, on the inference thread; None where nothing is left to do.
-        done: Called on the inference thread with the result, or None and an error; must not raise.
+        priority: Its urgency.
+        model: The model whose encoder encodes its windows.
+        start: Called on the inference thread; returns the encoder job to run, or None if there is
+            nothing left to do.
+        done: Called on the inference thread with the result, or with None and an error. It must
+            not raise.
         max_batch: Maximum number of windows in a batch that contains one of this job.
     """
 
@@ -66,211 +62,160 @@ class Job:
     max_batch: int = MAX_BATCH
 
     @property
-    def largest_batch(self) -> int:
-        """How many steps like this one are run side by side: as many as pay, and no more than
-        :attr:`max_batch`."""
+    def batch_limit(self) -> int:
+        """Maximum number of jobs like this one that are worth running together: what warming the
+        model up has found, and at most :attr:`max_batch`."""
         return min(self.max_batch, self.model.batch)
 
 
 _Running = tuple[Job, EncoderJob[Any], Window]
-"""A step under way, and the window that it waits for."""
+"""A job, its encoder job, and the window that it waits for."""
 
 
 class Scheduler:
-    """Runs steps by priority, one batch at a time, on the inference thread.
+    """Runs jobs by priority, one batch at a time, on the inference thread.
 
-    For every step that is added the thread is asked to run once, and takes the most urgent then.
-    So a final overtakes the interims that wait, and other users of the thread get their turn.
+    Each job that is added has the thread run once; when it does, it takes the most urgent job. So
+    a final overtakes waiting interims, and other users of the thread get their turn.
     """
 
     def __init__(self) -> None:
         self._order = itertools.count()
         self._interim_seconds = 0.0
-        self.start_anew()
+        self.reset()
 
-    def start_anew(self) -> None:
-        """Have no steps and no speakers, as in a forked child: they are the parent's."""
+    def reset(self) -> None:
+        """Forget every job: in a forked child they are the parent's."""
         self._heap: list[tuple[int, int, Job]] = []
         self._lock = threading.Lock()
-        self.progressed_at = 0.0  # By time.monotonic(): when something last came of a step.
-        self.speakers = 0  # Segments that are open and want interims; kept by the sessions.
-
-    def add(self, *steps: Job) -> None:
-        """Queue steps; several of them are not begun before the last of them is there."""
-        with self._lock:
-            for step in steps:
-                heapq.heappush(self._heap, (step.priority, next(self._order), step))
-        for _ in steps:
-            device.submit(self._run_next)
-
-    def count_speakers(self, change: int) -> None:
-        """Count segments that are open and want interims, in sessions of any event loop."""
-        with self._lock:
-            self.speakers += change
+        self._progressed_at = 0.0
 
     @property
-    def cadence(self) -> float:
-        """Seconds between a session's interims at which the thread keeps its reserve."""
-        return self.speakers * self._interim_seconds / (1 - RESERVE)
+    def progressed_at(self) -> float:
+        """When the encoder last completed a batch, by :func:`time.monotonic`; 0 before the
+        first."""
+        return self._progressed_at
+
+    def add(self, *jobs: Job) -> None:
+        """Queue jobs; if there are several, none starts before all of them are queued."""
+        with self._lock:
+            for job in jobs:
+                heapq.heappush(self._heap, (job.priority, next(self._order), job))
+        for _ in jobs:
+            device.submit(self._run_next)
+
+    def cadence(self, speakers: int) -> float:
+        """Minimum time, in seconds, between the interims of a session at which the inference
+        thread keeps its reserve.
+
+        Args:
+            speakers: Number of open segments that want interims.
+        """
+        return speakers * self._interim_seconds / (1 - RESERVE)
 
     def _run_next(self) -> None:
         batch = self._take_batch()
         if not batch:
-            return  # It went along with an earlier batch.
-        begun = time.perf_counter()
+            return  # The job ran in an earlier batch.
+        started = time.perf_counter()
         _run(batch, self._note_progress)
         if batch[0].priority is Priority.INTERIM:
-            seconds = (time.perf_counter() - begun) / len(batch)
-            known = self._interim_seconds or seconds
-            self._interim_seconds = (1 - _NEWEST) * known + _NEWEST * seconds
+            seconds = (time.perf_counter() - started) / len(batch)
+            average = self._interim_seconds or seconds
+            self._interim_seconds = (1 - _NEWEST_WEIGHT) * average + _NEWEST_WEIGHT * seconds
 
     def _note_progress(self) -> None:
-        self.progressed_at = time.monotonic()
+        self._progressed_at = time.monotonic()
 
     def _take_batch(self) -> list[Job]:
-        """The most urgent step, and those that can be encoded together with it."""
+        """Take the most urgent job, and those that can be encoded together with it."""
         with self._lock:
             if not self._heap:
                 return []
             first = heapq.heappop(self._heap)[2]
             batch, others = [first], []
-            largest = self._largest_batch(first)
-            while self._heap and len(batch) < largest:
+            limit = self._batch_limit(first)
+            while self._heap and len(batch) < limit:
                 entry = heapq.heappop(self._heap)
-                step = entry[2]
-                fits = step.priority is first.priority and step.model is first.model
-                if fits and len(batch) < step.max_batch:
-                    batch.append(step)
-                    largest = min(largest, step.max_batch)
+                job = entry[2]
+                fits = job.priority is first.priority and job.model is first.model
+                if fits and len(batch) < job.max_batch:
+                    batch.append(job)
+                    limit = min(limit, job.max_batch)
                 else:
                     others.append(entry)
             for entry in others:
                 heapq.heappush(self._heap, entry)
         return batch
 
-    def _largest_batch(self, first: Job) -> int:
+    def _batch_limit(self, first: Job) -> int:
         if first.priority is not Priority.INTERIM or not self._interim_seconds:
-            return first.largest_batch
-        affordable = int(LONGEST_BATCH_SECONDS / self._interim_seconds)
-        return max(1, min(first.largest_batch, affordable))
-
-
-class FinalBatcher:
-    """Holds finals back a moment, so that those of several speakers are encoded together.
-
-    They are let go, all of them, as soon as there are enough for a batch, or nobody is left who
-    could bring another one, or one of them has waited long enough. Interims run meanwhile: nothing
-    of this happens on the inference thread. Its methods may be called from any event loop.
-
-    Args:
-        scheduler: Where finals go.
-        window: Seconds that one is held back at most; 0 holds nothing back.
-        speaking: Those who may bring a final soon.
-    """
-
-    def __init__(
-        self, scheduler: Scheduler, window: float, speaking: Callable[[], Iterable[object]]
-    ) -> None:
-        self._scheduler = scheduler
-        self._window = window
-        self._speaking = speaking
-        self._held: list[tuple[object, Job]] = []
-        self._lock = threading.Lock()
-
-    def add(self, speaker: object, step: Job) -> None:
-        """Take a speaker's final; called on an event loop."""
-        if not self._window:
-            self._scheduler.add(step)
-            return
-        with self._lock:
-            self._held.append((speaker, step))
-        if not self.review():
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._window, self._has_waited, step)
-
-    def review(self) -> bool:
-        """Let what is held go, unless it is worth waiting for others; whether it went."""
-        with self._lock:
-            if not self._held:
-                return True
-            full = any(len(self._held) >= step.largest_batch for _, step in self._held)
-            here = {id(speaker) for speaker, _ in self._held}
-            if not full and any(id(speaker) not in here for speaker in self._speaking()):
-                return False
-            self._let_go()
-        return True
-
-    def _has_waited(self, step: Job) -> None:
-        with self._lock:
-            if any(held is step for _, held in self._held):
-                self._let_go()
-
-    def _let_go(self) -> None:
-        held, self._held = self._held, []
-        self._scheduler.add(*(step for _, step in held))
+            return first.batch_limit
+        affordable = int(MAX_BATCH_SECONDS / self._interim_seconds)
+        return max(1, min(first.batch_limit, affordable))
 
 
 def _run(batch: list[Job], note_progress: Callable[[], None]) -> None:
-    """Run steps side by side to their ends; what goes wrong in one stays in that one.
+    """Run jobs together until all have ended; an error in one does not affect the others.
 
     Args:
-        batch: The steps.
+        batch: The jobs.
         note_progress: Called after every call of the encoder.
     """
     running: list[_Running] = []
-    for step in batch:
+    for job in batch:
         try:
-            work = step.start()
+            encoder_job = job.start()
         except Exception as error:
-            step.done(None, error)
+            job.done(None, error)
             continue
-        if work is not None:
-            _go_on(step, work, None, running)
+        if encoder_job is not None:
+            _advance(job, encoder_job, None, running)
     while running:
-        together, running = _alike(running)
+        together, running = _split_by_length(running)
         encoded = _encode(together)
         note_progress()
-        for (step, work, _), frames in zip(together, encoded, strict=True):
+        for (job, encoder_job, _), frames in zip(together, encoded, strict=True):
             if isinstance(frames, Exception):
-                work.close()
-                step.done(None, frames)
+                encoder_job.close()
+                job.done(None, frames)
             else:
-                _go_on(step, work, frames, running)
+                _advance(job, encoder_job, frames, running)
 
 
-def _alike(running: list[_Running]) -> tuple[list[_Running], list[_Running]]:
-    """Those whose windows are worth encoding together with the longest one's, and the others."""
+def _split_by_length(running: list[_Running]) -> tuple[list[_Running], list[_Running]]:
+    """Return those whose windows are worth encoding with the longest one's, and the others."""
     longest = max((window for _, _, window in running), key=lambda window: len(window.mel))
     together: list[_Running] = []
     others: list[_Running] = []
     for item in running:
         window = item[2]
         fits = window.attention == longest.attention and (
-            len(window.mel) >= _LEAST_FILLED * len(longest.mel)
+            len(window.mel) >= _MIN_FILL * len(longest.mel)
         )
         (together if fits else others).append(item)
     return together, others
 
 
-def _go_on(
-    step: Job,
-    work: EncoderJob[Any],
+def _advance(
+    job: Job,
+    encoder_job: EncoderJob[Any],
     frames: EncoderFrames | None,
     running: list[_Running],
 ) -> None:
-    """Send a work its frames; it asks for another window, ends, or fails."""
+    """Send an encoder job its frames; it requests another window, returns, or fails."""
     try:
-        window = next(work) if frames is None else work.send(frames)
+        window = next(encoder_job) if frames is None else encoder_job.send(frames)
     except StopIteration as end:
-        step.done(end.value, None)
+        job.done(end.value, None)
     except Exception as error:
-        step.done(None, error)
+        job.done(None, error)
     else:
-        running.append((step, work, window))
+        running.append((job, encoder_job, window))
 
 
 def _encode(together: list[_Running]) -> list[EncoderFrames | Exception]:
-    """Frames for each of the windows, or what went wrong with it."""
+    """Return the encoder frames of each window, or the error of that window."""
     encoder = together[0][0].model.encoder
     windows = [window for _, _, window in together]
     try:
@@ -278,48 +223,11 @@ def _encode(together: list[_Running]) -> list[EncoderFrames | Exception]:
     except Exception as error:
         if len(together) == 1:
             return [error]
-    # One of them may be the cause: each by itself.
+    # One of the windows may be the cause: encode each by itself.
     return [_encode([item])[0] for item in together]
 
 
 scheduler = Scheduler()
 """The process's scheduler."""
 
-device.on_fork(scheduler.start_anew)
-
-
-def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    """Call a function on a loop from another thread, unless the loop is gone."""
-    try:
-        loop.call_soon_threadsafe(function, *args)
-    except RuntimeError:
-        # The loop was closed with steps under way; nobody is left to tell.
-        logger.debug("a result was dropped: its event loop is closed")
-
-
-def waiting_for(source: Future[T]) -> asyncio.Future[T]:
-    """A future of the running event loop that gets another thread's result.
-
-    Any number of loops may wait for the same result. Cancelling one of them, or closing its loop,
-    changes nothing for the others.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def done(source: Future[T]) -> None:
-        error = source.exception()
-        call_soon(loop, settle, future, None if error else source.result(), error)
-
-    source.add_done_callback(done)
-    return future
-
-
-def settle(future: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:
-    """Give a future its result, unless whoever waited for it has gone."""
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-        future.exception()  # Read, so that it is not reported as lost when nobody awaits it.
-    else:
-        future.set_result(value)  # type: ignore[arg-type]
+device.on_fork(scheduler.reset)

@@ -97,7 +97,7 @@ class Endpointer:
     """
 
     def __init__(self, options: Endpointing, position: int = 0) -> None:
-        self.options = options
+        self._options = options
         self._rest = np.zeros(0, np.float32)
         self._position = position
         self._network = _Silero()
@@ -120,6 +120,15 @@ class Endpointer:
                 changes.append(change)
         self._rest = audio[whole:].copy()
         return changes
+
+    @property
+    def options(self) -> Endpointing:
+        """When speech starts and stops."""
+        return self._options
+
+    def configure(self, options: Endpointing) -> None:
+        """Change when speech starts and stops; also applies to speech that has started."""
+        self._options = options
 
     def restart(self) -> None:
         """Take nothing for begun: what was said so far has been dealt with."""
@@ -145,7 +154,7 @@ class Endpointer:
 
     def _judge(self, probability: float) -> Change | None:
         begin, self._position = self._position, self._position + WINDOW
-        options = self.options
+        options = self._options
         if self._speaking:
             continues = probability >= options.threshold - _HYSTERESIS
             needed, change = options.stop_seconds, Speech.STOPPED

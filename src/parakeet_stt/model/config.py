@@ -49,6 +49,93 @@ class ModelConfig:
         return len(self.vocabulary)
 
 
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What the shapes of an encoder's tensors do not show.
+
+    Attributes:
+        layers: Number of FastConformer blocks.
+        heads: Number of attention heads.
+        scale_input: Whether the subsampled input is multiplied by the square root of the width.
+    """
+
+    layers: int
+    heads: int
+    scale_input: bool
+
+
+def nemo_encoder(config: dict[str, Any], where: Path) -> EncoderConfig:
+    """Read the encoder's part of NeMo's configuration; errors as :func:`from_nemo`."""
+    reader = _Reader(config, where)
+    return EncoderConfig(
+        layers=reader.number("encoder.n_layers"),
+        heads=reader.number("encoder.n_heads"),
+        scale_input=bool(reader.get("encoder.xscaling", default=True)),
+    )
+
+
+def from_transformers(
+    config: dict[str, Any], tokenizer: dict[str, Any], where: Path
+) -> tuple[ModelConfig, EncoderConfig]:
+    """Read the configuration of a model in Hugging Face Transformers' layout.
+
+    Args:
+        config: The parsed ``config.json``.
+        tokenizer: The parsed ``tokenizer.json``.
+        where: The file ``config.json``, for messages.
+
+    Raises:
+        ModelFormatError: A key is missing or has a value that this version cannot run.
+    """
+    reader = _Reader(config, where)
+    kinds: dict[str, Kind] = {"parakeet_tdt": "tdt", "parakeet_rnnt": "rnnt", "parakeet_ctc": "ctc"}
+    model_type = reader.get("model_type")
+    if model_type not in kinds:
+        raise ModelFormatError(
+            f"{where}: model_type={model_type!r} is not a model that this version can run; it "
+            f"runs {', '.join(kinds)}."
+        )
+    kind = kinds[model_type]
+    reader.expect("encoder_config.subsampling_factor", ENCODER_HOP, default=ENCODER_HOP)
+    reader.expect("encoder_config.hidden_act", "silu", default="silu")
+    blank = reader.number("pad_token_id" if kind == "ctc" else "blank_token_id")
+    reader.expect("vocab_size", blank + 1)
+    activation = reader.get("hidden_act", default="relu")
+    if activation not in _ACTIVATIONS:
+        reader.refuse("hidden_act", activation, f"one of {', '.join(_ACTIVATIONS)}")
+    encoder = EncoderConfig(
+        layers=reader.number("encoder_config.num_hidden_layers"),
+        heads=reader.number("encoder_config.num_attention_heads"),
+        scale_input=bool(reader.get("encoder_config.scale_input", default=True)),
+    )
+    model = ModelConfig(
+        kind=kind,
+        features=reader.number("encoder_config.num_mel_bins"),
+        vocabulary=_tokenizer_pieces(tokenizer, blank, where.parent / "tokenizer.json"),
+        durations=tuple(reader.numbers("durations")) if kind == "tdt" else (),
+        max_symbols=reader.number("max_symbols_per_step", default=_MAX_SYMBOLS),
+        activation=activation,
+    )
+    return model, encoder
+
+
+def _tokenizer_pieces(tokenizer: dict[str, Any], count: int, where: Path) -> tuple[str, ...]:
+    """The pieces with the ids below ``count``, those of added tokens included."""
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    pieces: dict[int, str] = {}
+    if isinstance(vocabulary, dict):  # BPE: ids by piece.
+        pieces = {identifier: piece for piece, identifier in vocabulary.items()}
+    elif isinstance(vocabulary, list):  # Unigram: pieces with their scores, in order.
+        pieces = {identifier: piece for identifier, (piece, _) in enumerate(vocabulary)}
+    for added in tokenizer.get("added_tokens", []):
+        pieces[added["id"]] = added["content"]
+    missing = next((identifier for identifier in range(count) if identifier not in pieces), None)
+    if missing is not None:
+        raise ModelFormatError(f"{where} has no piece with the id {missing}, expected {count}")
+    return tuple(pieces[identifier] for identifier in range(count))
+
+
 def from_nemo(config: dict[str, Any], where: Path) -> ModelConfig:
     """Read NeMo's configuration as parakeet-mlx's folders hold it.
 
@@ -182,24 +269,24 @@ class _Reader:
         if not value and default:
             value = default["default"]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            self._refuse(key, value, "a whole number of 1 and more")
+            self.refuse(key, value, "a whole number of 1 and more")
         return int(value)
 
     def numbers(self, key: str) -> list[int]:
         """A list of whole numbers from 0; empty if the key is missing or null."""
         value = self.get(key, default=None) or []
         if not isinstance(value, list) or not all(isinstance(n, int) and n >= 0 for n in value):
-            self._refuse(key, value, "a list of whole numbers")
+            self.refuse(key, value, "a list of whole numbers")
         return list(value)
 
     def strings(self, key: str) -> tuple[str, ...]:
         """A list of strings that is not empty."""
         value = self.get(key)
         if not value or not isinstance(value, list) or not all(isinstance(s, str) for s in value):
-            self._refuse(key, value, "a list of strings")
+            self.refuse(key, value, "a list of strings")
         return tuple(value)
 
-    def _refuse(self, key: str, value: Any, expected: str) -> NoReturn:
+    def refuse(self, key: str, value: Any, expected: str) -> NoReturn:
         shown = repr(value)
         raise ModelFormatError(
             f"{self._where}: {key}={shown[:80]}{'…' if len(shown) > 80 else ''} cannot be used, "

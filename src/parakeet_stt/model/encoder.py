@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from parakeet_stt.model.frontend import LogMel
 
+MAX_WINDOW = 3200
+"""Maximum number of mel frames that are encoded at once: 32 s."""
+
 EncoderFrames = npt.NDArray[np.float32]
 """float32 [frames, width]; a frame is 80 ms."""
 
@@ -42,6 +45,9 @@ class Encoder(Protocol):
 
     precision: str
     """Arithmetic of the activations."""
+
+    has_local_attention: bool
+    """Whether it supports local attention; otherwise every window has full attention."""
 
     def encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
 
 from loguru import logger
 
+from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
 from parakeet_stt.model.encoder import Encoder
 from parakeet_stt.model.layout import ModelFiles
-from parakeet_stt.settings import Device, Precision
+from parakeet_stt.settings import Device, Precision, RunPrecision
 
 
 @cache
@@ -37,8 +37,21 @@ def mlx_has_gpu(device: Device) -> bool:
     return has_gpu()
 
 
-def mlx_precision(setting: Precision, gpu: bool) -> Literal["bf16", "fp32"]:
-    """Resolve ``auto``: bf16 on a GPU, fp32 on a CPU."""
+def choose_precision(setting: Precision, files: ModelFiles, gpu: bool) -> RunPrecision:
+    """Choose the arithmetic of an encoder.
+
+    ``auto`` is bf16 for MLX on a GPU and fp32 otherwise. ``bf16`` counts for MLX only.
+
+    Raises:
+        ConfigurationError: ``int8``, and the encoder is an export or runs on MLX.
+    """
+    if setting == "int8" and (files.executor == "mlx" or files.checkpoint is None):
+        what = "MLX has no int8" if files.executor == "mlx" else "an ONNX export runs as it is"
+        raise ConfigurationError(
+            f"PARAKEET_PRECISION='int8': {what}. int8 needs a checkpoint and backend 'onnx'"
+        )
+    if files.executor == "onnx":
+        return "int8" if setting == "int8" else "fp32"
     if setting != "auto":
         return setting
     if gpu:
@@ -52,23 +65,26 @@ def _log_fp32() -> None:
     logger.info("MLX has no GPU here: computing in fp32, which a CPU does faster than bf16")
 
 
-def load_encoder(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device) -> Encoder:
+def load_encoder(files: ModelFiles, precision: RunPrecision, device: Device) -> Encoder:
     """Load the encoder of a model on its executor.
 
     Args:
         files: The model's files.
-        precision: Arithmetic of the activations on MLX; an ONNX export has its own.
+        precision: Arithmetic of the products; an ONNX export has its own.
         device: Where ONNX Runtime runs it; MLX has one device per process.
 
     Raises:
         ModelFormatError: The weights do not match the configuration, or cannot be read.
         ConfigurationError: There is no GPU, or MLX cannot run in this process.
     """
+    checkpoint = files.checkpoint
     if files.executor == "mlx":
         from parakeet_stt.model.mlx.encoder import MLXEncoder
 
-        assert files.weights is not None
-        return MLXEncoder(files.raw, files.weights, precision)
-    from parakeet_stt.model.onnx.encoder import OnnxEncoder
+        assert checkpoint is not None
+        return MLXEncoder(checkpoint, "bf16" if precision == "bf16" else "fp32")
+    from parakeet_stt.model.onnx.encoder import OnnxEncoder, OnnxExport
 
-    return OnnxEncoder(files.onnx_encoder, files.config.features, device)
+    if checkpoint is None:
+        return OnnxExport(files.onnx_encoder, files.config.features, device)
+    return OnnxEncoder(checkpoint, precision, device)

@@ -102,12 +102,6 @@ class LogMelStream:
         return np.log(found, out=found)
 
 
-def log_mel(samples: Samples, bins: int) -> LogMel:
-    """Raw log-mel of ``float32 [samples]`` at 16 kHz, fed at once: ``[samples // 160, bins]``."""
-    stream = LogMelStream(bins)
-    return np.concatenate((stream.push(samples), stream.finish()))
-
-
 def standardize(mel: LogMel, frames: float, sums: Floats, squares: Floats) -> LogMel:
     """Give every bin zero mean and unit deviation (NeMo's ``per_feature``).
 
@@ -123,12 +117,6 @@ def standardize(mel: LogMel, frames: float, sums: Floats, squares: Floats) -> Lo
     scale = 1 / (np.sqrt(np.maximum(variance, 0)) + _STD_GUARD)
     normal: LogMel = ((mel - (mean + SILENCE)) * scale).astype(np.float32)
     return normal
-
-
-def normalize(mel: LogMel) -> LogMel:
-    """Normalise raw log-mel ``[frames, bins]`` by its own statistics."""
-    relative = mel.astype(np.float64) - SILENCE
-    return standardize(mel, len(mel), relative.sum(axis=0), (relative**2).sum(axis=0))
 
 
 @cache

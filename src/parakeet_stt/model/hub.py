@@ -65,7 +65,7 @@ def cached_model(
     if name in BUNDLED:
         return read_folder(name, BUNDLED[name], backend, has_gpu)
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.suffix == ".nemo" and path.is_file()):
         return read_folder(source, path, backend, has_gpu)
     return _candidates(source, backend, has_gpu, cache_dir)[0].read_cached(source)
 
@@ -97,8 +97,8 @@ class _Candidate:
             ModelNotFoundError: The repository holds no model.
             ConfigurationError: It holds none for the backend.
         """
-        executor = choose_executor(names, self.backend, self.has_gpu, str(self.repository))
-        return files_to_load(names, executor)
+        choose_executor(names, self.backend, self.has_gpu, str(self.repository))
+        return files_to_load(names)
 
     def read_cached(self, source: str) -> ModelFiles | None:
         """Read the repository's files; None if they are not cached."""
@@ -118,17 +118,15 @@ def _candidates(
         _check_id(source, known)
         repository = Repository(name, revision or "main", cache_dir)
         return [_Candidate(repository, backend, has_gpu)]
-    mlx = _Candidate(Repository(known.mlx, cache_dir=cache_dir), "mlx", has_gpu)
+    mlx = _Candidate(Repository(known.mlx, cache_dir=cache_dir), backend, has_gpu)
     if known.onnx is None:
-        if backend == "onnx":
-            raise ConfigurationError(
-                f"no ONNX export of {source} is known; use backend 'mlx' or 'auto'"
-            )
         return [mlx]
     onnx = _Candidate(Repository(known.onnx, cache_dir=cache_dir), "onnx", has_gpu)
-    if backend == "auto" and name.casefold() != known.onnx.casefold():
-        return [mlx, onnx] if has_gpu else [onnx, mlx]
-    return [mlx] if backend == "mlx" else [onnx]
+    if backend == "mlx":
+        return [mlx]
+    if name.casefold() == known.onnx.casefold():
+        return [onnx]
+    return [mlx, onnx] if backend == "auto" and has_gpu else [onnx, mlx]
 
 
 def _check_id(source: str, known: KnownModel | None) -> None:

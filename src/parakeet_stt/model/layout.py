@@ -1,8 +1,8 @@
 """Layouts of a model's folder: which files it is loaded from, and what runs it.
 
-Two layouts are supported: parakeet-mlx's (``model.safetensors``) and onnx-asr's
-(``encoder-model.onnx``, or ``model.onnx`` for CTC). A folder may have both, with one
-``config.json``.
+A *checkpoint* (see :mod:`parakeet_stt.model.checkpoint`) runs on both executors. An *export* in
+onnx-asr's layout (``encoder-model.onnx``, or ``model.onnx`` for CTC) runs on ONNX Runtime. If a
+folder has both, the checkpoint is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parakeet_stt.errors import ConfigurationError, ModelFormatError, ModelNotFoundError
-from parakeet_stt.model.config import ModelConfig, from_nemo, from_onnx_asr
+from parakeet_stt.model.checkpoint import SHARDS, WEIGHTS, Checkpoint, read_checkpoint
+from parakeet_stt.model.config import ModelConfig, from_onnx_asr
 from parakeet_stt.model.integrity import missing_file
 from parakeet_stt.settings import Backend
 
@@ -22,7 +23,8 @@ Executor = Literal["mlx", "onnx"]
 """What runs a model's encoder: MLX or ONNX Runtime."""
 
 _CONFIG = "config.json"
-_MLX_WEIGHTS = "model.safetensors"
+_NEMO = ".nemo"
+_TOKENIZER = "tokenizer.json"
 _ONNX_ENCODER = "encoder-model.onnx"
 _ONNX_DECODER = "decoder_joint-model.onnx"
 _ONNX_CTC = "model.onnx"
@@ -35,23 +37,17 @@ class ModelFiles:
 
     Attributes:
         source: The name, folder or id that the caller gave.
-        folder: The folder with the files.
+        folder: The folder with the files, or a ``.nemo`` archive.
         executor: What runs the encoder.
-        raw: The parsed ``config.json``.
         config: The part of the configuration that this package uses.
+        checkpoint: The checkpoint; None if the folder has only an export.
     """
 
     source: str
     folder: Path
     executor: Executor
-    raw: dict[str, Any]
     config: ModelConfig
-
-    @property
-    def weights(self) -> Path | None:
-        """parakeet-mlx's weights; None if the folder does not have them."""
-        path = self.folder / _MLX_WEIGHTS
-        return path if path.is_file() else None
+    checkpoint: Checkpoint | None
 
     @property
     def onnx_encoder(self) -> Path:
@@ -72,48 +68,59 @@ def choose_executor(
     Args:
         names: Names of its files.
         backend: The setting: ``mlx``, ``onnx`` or ``auto``.
-        has_gpu: Whether MLX has a GPU, which decides ``auto`` if both layouts are there.
+        has_gpu: Whether MLX has a GPU, which decides ``auto`` for a checkpoint.
         location: The folder or repository, for error messages.
 
     Raises:
-        ModelNotFoundError: There is no model in either layout.
-        ConfigurationError: There is no model in the layout of ``backend``.
+        ModelNotFoundError: There is neither a checkpoint nor an export.
+        ConfigurationError: There is only an export, and the backend is ``mlx``.
     """
     names = set(names)
-    mlx = _MLX_WEIGHTS in names
-    onnx = _ONNX_ENCODER in names or _ONNX_CTC in names
-    if not mlx and not onnx:
+    checkpoint = _has_checkpoint(names)
+    if not checkpoint and not names & {_ONNX_ENCODER, _ONNX_CTC}:
         raise ModelNotFoundError(
-            f"{location} holds no model: expected {_MLX_WEIGHTS} (parakeet-mlx's layout) or "
-            f"{_ONNX_ENCODER} (onnx-asr's layout) beside {_CONFIG}"
+            f"{location} holds no model: expected {WEIGHTS} (parakeet-mlx's and Transformers' "
+            f"layout) or {_ONNX_ENCODER} (onnx-asr's layout) beside {_CONFIG}, or a {_NEMO} archive"
         )
-    if (backend == "mlx" and not mlx) or (backend == "onnx" and not onnx):
+    if backend == "mlx" and not checkpoint:
         raise ConfigurationError(
-            f"{location} has no {backend} encoder, only "
-            f"{_MLX_WEIGHTS if mlx else 'an ONNX export'}. Use backend 'auto'."
+            f"{location} has no checkpoint that MLX could run, only an ONNX export. Use backend "
+            f"'auto'."
         )
     if backend == "auto":
-        return "mlx" if mlx and (has_gpu or not onnx) else "onnx"
+        return "mlx" if checkpoint and has_gpu else "onnx"
     return backend
 
 
-def files_to_load(names: Iterable[str], executor: Executor) -> list[str]:
+def _has_checkpoint(names: set[str]) -> bool:
+    return bool(names & {WEIGHTS, SHARDS}) or _archive(names) is not None
+
+
+def _archive(names: set[str]) -> str | None:
+    """The name of the only ``.nemo`` archive; None if there is none, or other weights."""
+    archives = [name for name in names if name.endswith(_NEMO)]
+    others = names & {WEIGHTS, SHARDS, _ONNX_ENCODER, _ONNX_CTC}
+    return archives[0] if len(archives) == 1 and not others else None
+
+
+def files_to_load(names: Iterable[str]) -> list[str]:
     """Names of the files that a model is loaded from.
 
     External data of ONNX graphs is not included:
     :func:`~parakeet_stt.model.integrity.missing_file` reads its names from the graphs.
     """
     names = set(names)
-    files = [_CONFIG]
-    if _MLX_WEIGHTS in names:  # Also for an ONNX encoder: the decoder uses them.
-        files.append(_MLX_WEIGHTS)
-    elif _ONNX_ENCODER in names:
-        files += [_ONNX_VOCABULARY, _ONNX_DECODER]
-    else:
-        files.append(_ONNX_VOCABULARY)
-    if executor == "onnx":
-        files.append(_ONNX_ENCODER if _ONNX_ENCODER in names else _ONNX_CTC)
-    return files
+    archive = _archive(names)
+    if archive is not None:
+        return [archive]
+    if SHARDS in names:
+        shards = sorted(name for name in names if name.endswith(".safetensors"))
+        return [_CONFIG, *names & {_TOKENIZER}, SHARDS, *shards]
+    if WEIGHTS in names:
+        return [_CONFIG, *names & {_TOKENIZER}, WEIGHTS]
+    if _ONNX_ENCODER in names:
+        return [_CONFIG, _ONNX_VOCABULARY, _ONNX_DECODER, _ONNX_ENCODER]
+    return [_CONFIG, _ONNX_VOCABULARY, _ONNX_CTC]
 
 
 def read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> ModelFiles:
@@ -121,7 +128,7 @@ def read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> M
 
     Args:
         source: The name, folder or id that the caller gave.
-        folder: The folder.
+        folder: The folder, or a ``.nemo`` archive.
         backend: As in :func:`choose_executor`.
         has_gpu: As in :func:`choose_executor`.
 
@@ -130,18 +137,29 @@ def read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> M
         ModelFormatError: The configuration is damaged, or this version cannot run it.
         ConfigurationError: There is no model in the layout of ``backend``.
     """
-    raw = _read_config(folder / _CONFIG)
+    if folder.is_file():
+        return _read_checkpoint(
+            source, folder, choose_executor([folder.name], backend, has_gpu, source)
+        )
     names = {path.name for path in folder.iterdir()}
+    archive = _archive(names)
+    if archive is not None:
+        return read_folder(source, folder / archive, backend, has_gpu)
+    raw = _read_config(folder / _CONFIG)
     executor = choose_executor(names, backend, has_gpu, str(folder))
-    missing = missing_file(folder, files_to_load(names, executor))
+    missing = missing_file(folder, files_to_load(names))
     # A file that is there but truncated gets a more precise error when it is loaded.
     if missing is not None and not (folder / missing).is_file():
         raise ModelNotFoundError(f"{folder} lacks {missing}, which the model is loaded from")
-    if _MLX_WEIGHTS in names:
-        config = from_nemo(raw, folder / _CONFIG)
-    else:
-        config = from_onnx_asr(raw, folder / _ONNX_VOCABULARY, folder / _CONFIG)
-    return ModelFiles(source, folder, executor, raw, config)
+    if _has_checkpoint(names):
+        return _read_checkpoint(source, folder, executor)
+    config = from_onnx_asr(raw, folder / _ONNX_VOCABULARY, folder / _CONFIG)
+    return ModelFiles(source, folder, executor, config, None)
+
+
+def _read_checkpoint(source: str, path: Path, executor: Executor) -> ModelFiles:
+    checkpoint = read_checkpoint(path)
+    return ModelFiles(source, path, executor, checkpoint.config, checkpoint)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import ml_dtypes  # noqa: F401 (registers bfloat16 with numpy, which safetensors needs)
 import numpy as np
-import safetensors
 from loguru import logger
 
 from parakeet_stt.errors import ConfigurationError, ModelFormatError, ParakeetError
@@ -23,11 +21,11 @@ from parakeet_stt.model.decoder import (
 )
 from parakeet_stt.model.device import on_fork, run_interruptibly
 from parakeet_stt.model.encoder import Encoder, encoder_frames
-from parakeet_stt.model.executors import load_encoder, missing_mlx, mlx_has_gpu, mlx_precision
+from parakeet_stt.model.executors import choose_precision, load_encoder, missing_mlx, mlx_has_gpu
 from parakeet_stt.model.layout import ModelFiles
 from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.model import Model
-from parakeet_stt.settings import Backend, Device, Precision, load_settings, warn_of_local_attention
+from parakeet_stt.settings import Backend, Device, Precision, RunPrecision, load_settings
 
 _loaded: dict[tuple[Any, ...], Model] = {}
 _loading = threading.Lock()
@@ -78,13 +76,12 @@ def load_model(
         files = hub.find_model(settings.model, chosen_backend, gpu, settings.cache_dir)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({missing})" if missing else str(error)) from error
-    warn_of_local_attention(settings, files.executor)
     with _loading:
         if settings.device == "gpu" and files.executor == "mlx" and not gpu:
             raise ConfigurationError(
                 "PARAKEET_DEVICE='gpu': MLX has no GPU here; on NVIDIA it needs the extra `cuda`"
             )
-        chosen = mlx_precision(settings.precision, gpu) if files.executor == "mlx" else "fp32"
+        chosen = choose_precision(settings.precision, files, gpu)
         key = (files.folder, files.executor, chosen, settings.device)
         if key not in _loaded:
             _loaded[key] = run_interruptibly(_load, files, chosen, settings.device)
@@ -102,7 +99,7 @@ def _reset_lock() -> None:
 on_fork(_reset_lock)
 
 
-def _load(files: ModelFiles, precision: Literal["bf16", "fp32"], device: Device) -> Model:
+def _load(files: ModelFiles, precision: RunPrecision, device: Device) -> Model:
     config, weights = files.config, _read_decoder_weights(files)
     blas.use_threads(numpy=1)  # The decoder's products take less time than waking up a thread.
     encoder = load_encoder(files, precision, device)
@@ -130,10 +127,10 @@ def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
     """Make the decoder: in numpy if its weights are available, otherwise from the ONNX graph."""
     config = files.config
     if config.kind == "ctc":
-        if files.executor == "onnx":
+        if not weights:
             return GreedyCTC(config, None)
-        weight = weights["decoder.decoder_layers.0.weight"]  # [outputs, 1, width]
-        return GreedyCTC(config, (weight[:, 0, :], weights[_CTC_BIAS]))
+        weight = weights["decoder.decoder_layers.0.weight"]  # [outputs, width, 1]
+        return GreedyCTC(config, (weight[:, :, 0], weights[_CTC_BIAS]))
     network: Network
     if weights:
         network = NumpyNetwork(weights, config.activation)
@@ -145,20 +142,11 @@ def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
 
 
 def _read_decoder_weights(files: ModelFiles) -> dict[str, Floats]:
-    """Read the weights of a parakeet-mlx folder as float32, except those of the encoder."""
-    if files.weights is None:
+    """Read a checkpoint's tensors, except those of the encoder."""
+    if files.checkpoint is None:
         return {}
-    weights: dict[str, Floats] = {}
-    try:
-        with safetensors.safe_open(files.weights, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (the file is no mapping)
-                if not name.startswith("encoder."):
-                    weights[name] = np.asarray(file.get_tensor(name)).astype(np.float32)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelFormatError(
-            f"{files.weights} cannot be read: {error}. Delete it, so that it is downloaded again."
-        ) from error
-    return weights
+    tensors = files.checkpoint.tensors
+    return {name: tensors[name] for name in tensors if not name.startswith("encoder.")}
 
 
 _TRIAL_FRAMES = (17, 9)  # Mel frames: lengths that differ, and are no multiples of 8.
@@ -180,7 +168,7 @@ def _check_runs(files: ModelFiles, encoder: Encoder, decoder: Decoder[Any]) -> N
                     f"mel frames, expected {encoder_frames(len(window))}"
                 )
             outputs = files.config.blank + 1
-            is_ctc_graph = files.config.kind == "ctc" and files.executor == "onnx"
+            is_ctc_graph = files.config.kind == "ctc" and files.checkpoint is None
             if is_ctc_graph and frames.shape[1] != outputs:
                 raise ModelFormatError(
                     f"{files.onnx_encoder} has {frames.shape[1]} outputs, expected {outputs} from "

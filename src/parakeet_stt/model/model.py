@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from loguru import logger
 
 from parakeet_stt.audio import SAMPLE_RATE, AudioSource, read_blocks
 from parakeet_stt.model.catalog import languages_of
 from parakeet_stt.model.decoder import Decoder
-from parakeet_stt.model.encoder import Encoder
+from parakeet_stt.model.encoder import MAX_WINDOW, Encoder
 from parakeet_stt.model.layout import ModelFiles
 from parakeet_stt.model.stream import Stream, StreamOptions
-from parakeet_stt.model.windowed import MAX_WINDOW, WindowedStream
+from parakeet_stt.model.windowed import WindowedStream
 from parakeet_stt.settings import Attention, ContextSize, Streaming
 from parakeet_stt.transcript import Transcript
 
@@ -51,6 +52,7 @@ class Model:
         self.batch = 1
         self._folder = files.folder
         self._decoder = decoder
+        self._warned = False
         self._measured_batch = 0  # The largest batch that warm_up() has measured.
 
     def __repr__(self) -> str:
@@ -72,7 +74,7 @@ class Model:
     def transcribe_stream(
         self,
         context_size: ContextSize = (256, 256),
-        attention: Attention = "local",
+        attention: Attention = "auto",
         streaming: Streaming = "windowed",
         boost: Mapping[str, float] | None = None,
     ) -> Stream:
@@ -80,8 +82,8 @@ class Model:
 
         Args:
             context_size: Left and right context in encoder frames of 80 ms; (256, 256) by default.
-            attention: ``local`` (the default) or ``full``; an ONNX encoder always has full
-                attention.
+            attention: ``full``, ``local``, or ``auto`` (the default): ``local`` if the encoder
+                supports it, which ONNX exports do not.
             streaming: ``windowed`` (the default), or ``upstream`` for parakeet-mlx's own context.
             boost: Phrases to prefer, each with its weight above 0 and up to 10; none by default.
 
@@ -100,6 +102,8 @@ class Model:
         Raises:
             ConfigurationError: The model does not support an option.
         """
+        if options.attention == "local" and not self.encoder.has_local_attention:
+            self._warn_full_attention()
         if options.streaming == "upstream":
             from parakeet_stt.model.upstream import UpstreamStream
 
@@ -108,11 +112,20 @@ class Model:
             self.config, self.encoder, self._decoder, options, self.language, start
         )
 
+    def _warn_full_attention(self) -> None:
+        """Log, once, that local attention was chosen but is not available."""
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                f"attention 'local' has no effect: the encoder of {self.name} was exported to ONNX "
+                f"with full attention. Use 'auto' or 'full', or a model for backend 'mlx'."
+            )
+
     def transcribe(
         self,
         audio: AudioSource,
         context_size: ContextSize = (256, 256),
-        attention: Attention = "local",
+        attention: Attention = "auto",
         boost: Mapping[str, float] | None = None,
         progress: Callable[[float], None] | None = None,
         sample_rate: int | None = None,

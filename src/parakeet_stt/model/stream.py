@@ -60,7 +60,8 @@ class StreamOptions:
     Attributes:
         context_size: Left and right context in encoder frames: the band of local attention, and
             how old text may get (right) before it is committed.
-        attention: ``local`` or ``full``.
+        attention: ``full``, ``local``, or ``auto`` (the default): ``local`` if the encoder
+            supports it.
         streaming: ``windowed`` (ours) or ``upstream`` (parakeet-mlx's own context).
         boost: Phrases to expect and their weights.
 
@@ -70,7 +71,7 @@ class StreamOptions:
     """
 
     context_size: ContextSize = (256, 256)
-    attention: Attention = "local"
+    attention: Attention = "auto"
     streaming: Streaming = "windowed"
     boost: Mapping[str, float] = field(default_factory=dict)
 
@@ -81,8 +82,10 @@ class StreamOptions:
                 f"context_size={self.context_size!r}: expected two whole numbers of encoder "
                 f"frames (80 ms), left and right, both at least 1"
             )
-        if self.attention not in ("local", "full"):
-            raise ConfigurationError(f"attention={self.attention!r}: expected 'local' or 'full'")
+        if self.attention not in ("auto", "local", "full"):
+            raise ConfigurationError(
+                f"attention={self.attention!r}: expected 'auto', 'local' or 'full'"
+            )
         if self.streaming not in ("windowed", "upstream"):
             raise ConfigurationError(
                 f"streaming={self.streaming!r}: expected 'windowed' or 'upstream'"
@@ -108,8 +111,9 @@ class StreamOptions:
 
     @property
     def band(self) -> LocalAttention | None:
-        """The band of the attention, or None for full attention."""
-        return LocalAttention(*self.context_size) if self.attention == "local" else None
+        """The band of local attention; None for full attention. An encoder without support for
+        local attention ignores it."""
+        return None if self.attention == "full" else LocalAttention(*self.context_size)
 
 
 class Stream(ABC):

@@ -18,6 +18,7 @@ from parakeet_mlx import AlignedToken, BaseParakeet, from_pretrained
 from parakeet_stt.audio import Samples
 from parakeet_stt.errors import ConfigurationError
 from parakeet_stt.model import device
+from parakeet_stt.model.checkpoint import is_transformers, read_json
 from parakeet_stt.model.encoder import Encoder
 from parakeet_stt.model.mlx.encoder import claim_mlx
 from parakeet_stt.model.stream import EncoderJob, Stream, StreamOptions
@@ -67,6 +68,10 @@ class UpstreamStream(Stream):
             )
         if options.boost:
             raise ConfigurationError("streaming=upstream cannot boost phrases; use windowed")
+        if folder.is_file() or is_transformers(read_json(folder / "config.json")):
+            raise ConfigurationError(
+                f"streaming=upstream needs a folder in parakeet-mlx's layout; {folder} has another"
+            )
         _warn()
         super().__init__(encoder, start)
         self._language = language
@@ -83,7 +88,7 @@ class UpstreamStream(Stream):
             claim_mlx()
             model = _load(folder, self._encoder.precision)
             # Its local attention is a Metal kernel.
-            local = options.attention == "local" and mx.metal.is_available()
+            local = options.attention != "full" and mx.metal.is_available()
             context = model.transcribe_stream(
                 tuple(options.context_size), keep_original_attention=not local
             )

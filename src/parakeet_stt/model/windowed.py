@@ -20,7 +20,7 @@ from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.model.boost import phrases_of
 from parakeet_stt.model.config import ENCODER_HOP, ModelConfig
 from parakeet_stt.model.decoder import Decoder, Emission
-from parakeet_stt.model.encoder import Encoder, EncoderFrames
+from parakeet_stt.model.encoder import MAX_WINDOW, Encoder, EncoderFrames
 from parakeet_stt.model.frontend import HOP, LogMelStream
 from parakeet_stt.model.mel_buffer import MelBuffer
 from parakeet_stt.model.stream import EncoderJob, Stream, StreamOptions, Window
@@ -45,8 +45,6 @@ NEWEST = 6
 NEWEST_HISTORY = 6
 """Frames before them that an interim encodes along when it does not go further back."""
 # In mel frames of 10 ms.
-MAX_WINDOW = 3200
-"""Most that is encoded at once: 32 s."""
 _SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
 _SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
 

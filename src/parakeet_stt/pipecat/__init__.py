@@ -1,1 +1,1 @@
-"""The Pipecat service."""
+"""Speech-to-text for Pipecat: the service, and a transport that plays recordings."""

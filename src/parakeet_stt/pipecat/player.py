@@ -1,6 +1,6 @@
-"""A Pipecat input transport that plays samples as if somebody spoke them, in real time.
+"""A Pipecat input transport that plays a recording in real time.
 
-For trying a pipeline on recordings: the example, the tests and the benchmark use it.
+Use it to try a pipeline without a microphone, as the example, the tests and the benchmark do.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pipecat.transports.base_transport import TransportParams
 from parakeet_stt.audio import SAMPLE_RATE, Samples
 
 FRAME_SECONDS = 0.02
-"""Audio in a frame, as WebRTC sends it."""
+"""Length of a frame, as in WebRTC."""
 
 
 class Player(BaseInputTransport):
-    """Plays samples, then silence until it is told to stop.
+    """Plays samples, then silence until the pipeline ends.
 
-    Frames are paced against absolute deadlines, so that delays do not add up.
+    Each frame has an absolute deadline, so that delays do not add up.
 
     Args:
         samples: ``float32 [samples]``, mono.
-        rate: Their sample rate, Hz; also that of the frames.
-        speed: 1 is real time.
+        rate: Sample rate of the samples and of the frames, Hz. Default: 16,000.
+        speed: Speed of playing. Default: 1, which is real time.
         **kwargs: For :class:`pipecat.transports.base_input.BaseInputTransport`.
     """
 
     def __init__(
         self, samples: Samples, rate: int = SAMPLE_RATE, speed: float = 1.0, **kwargs: Any
     ) -> None:
-        """Initialize the player; arguments as the class says."""
+        """Initialize the player; the class documents the arguments."""
         params = TransportParams(audio_in_enabled=True, audio_in_sample_rate=rate)
         super().__init__(params, **kwargs)
         self._samples = samples
@@ -42,10 +42,10 @@ class Player(BaseInputTransport):
         self._speed = speed
         self._playing: asyncio.Task[None] | None = None
         self.played = asyncio.Event()
-        """Set when the last sample has been sent; silence follows it."""
+        """Set when the last sample has been sent."""
 
     async def start(self, frame: StartFrame) -> None:
-        """Begin to play as soon as the pipeline has started."""
+        """Start playing as soon as the pipeline has started."""
         await super().start(frame)
         await self.set_transport_ready(frame)
         if self._playing is None:
@@ -62,13 +62,13 @@ class Player(BaseInputTransport):
         size = int(self._rate * FRAME_SECONDS)
         pcm = (np.clip(self._samples, -1, 1) * 32767).astype("<i2")
         loop = asyncio.get_running_loop()
-        begun, sent = loop.time(), 0
+        started, sent = loop.time(), 0
         while True:
-            piece = pcm[sent * size : (sent + 1) * size]
-            if len(piece) < size:
+            chunk = pcm[sent * size : (sent + 1) * size]
+            if len(chunk) < size:
                 self.played.set()
-                piece = np.concatenate((piece, np.zeros(size - len(piece), "<i2")))
-            await self.push_audio_frame(InputAudioRawFrame(piece.tobytes(), self._rate, 1))
+                chunk = np.concatenate((chunk, np.zeros(size - len(chunk), "<i2")))
+            await self.push_audio_frame(InputAudioRawFrame(chunk.tobytes(), self._rate, 1))
             sent += 1
-            # The clock of real time, not a wait for something to have happened.
-            await asyncio.sleep(begun + sent * FRAME_SECONDS / self._speed - loop.time())
+            # Real time itself, not a wait for a condition.
+            await asyncio.sleep(started + sent * FRAME_SECONDS / self._speed - loop.time())

@@ -1,20 +1,20 @@
 """A Pipecat speech-to-text service over Parakeet models on this machine.
 
-Translates Pipecat's frames to a :class:`~parakeet_stt.engine.engine.Session` and its events back to
-frames: audio and VAD frames in, interim and final transcription frames out. Knows nothing of
-models; inference never runs on the event loop.
+Translates Pipecat's frames to calls of a :class:`~parakeet_stt.engine.session.Session`, and the
+session's events to frames: audio and VAD frames in, interim and final transcription frames out.
+Inference never runs on the event loop.
+
+The methods of :class:`ParakeetSTTService` stand in this order: Pipecat's lifecycle (``__init__``,
+``setup``, ``stop``, ``cancel``, ``cleanup``), audio and frames in, the VAD, changed settings,
+loading the model, session events to frames.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import difflib
-import inspect
-from collections import deque
-from collections.abc import AsyncGenerator, Collection
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Any
 
 from loguru import logger
 from pipecat.frames.frames import (
@@ -22,36 +22,30 @@ from pipecat.frames.frames import (
     EndFrame,
     Frame,
     InputAudioRawFrame,
-    InterimTranscriptionFrame,
     ServiceSwitcherRequestMetadataFrame,
-    SpeechControlParamsFrame,
     STTMuteFrame,
-    SystemFrame,
-    TranscriptionFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
-from pipecat.pipeline.service_switcher import ServiceSwitcher
+from pipecat.pipeline.service_switcher import ServiceSwitcherStrategy
 from pipecat.processors.frame_processor import (
     FrameCallback,
     FrameDirection,
     FrameProcessor,
     FrameProcessorSetup,
 )
-from pipecat.services.settings import STTSettings
 from pipecat.services.stt_service import STTService
 from pipecat.transcriptions.language import Language
 from pipecat.utils.errors import ErrorCategory
-from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
-from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
+from pipecat.utils.types import is_given
 
-from parakeet_stt.audio import SAMPLE_RATE, AudioDecoder
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.events import Failed, Final, SegmentEnded, SpeechStarted
 from parakeet_stt.engine.locator import VAD_START_SECONDS
 from parakeet_stt.engine.options import SessionOptions
-from parakeet_stt.engine.session import HISTORY_SECONDS, MAX_BACKLOG_SECONDS, Session, SessionState
+from parakeet_stt.engine.preroll import HISTORY_SECONDS
+from parakeet_stt.engine.session import MAX_BACKLOG_SECONDS
 from parakeet_stt.errors import (
     AudioError,
     BacklogError,
@@ -62,128 +56,52 @@ from parakeet_stt.errors import (
     ParakeetError,
 )
 from parakeet_stt.model.stream import StreamOptions
+from parakeet_stt.pipecat.audio_input import AudioInput
+from parakeet_stt.pipecat.results import final_frame, interim_frame
+from parakeet_stt.pipecat.segments import Flush, SegmentControl, SegmentSettings, Speakers
+from parakeet_stt.pipecat.settings import (
+    FIELDS,
+    MODEL_FIELDS,
+    ParakeetSTTSettings,
+    as_language,
+    check_arguments,
+    validated,
+)
+from parakeet_stt.pipecat.switching import SwitchedFrom, SwitchedTo, switcher_of
+from parakeet_stt.pipecat.vad_presence import VAD_EXPECTED_SECONDS, VADPresence
 from parakeet_stt.pipecat.vad_progress import VADProgress
-from parakeet_stt.settings import ContextSize, ParakeetSettings, load_settings
+from parakeet_stt.settings import load_settings
 from parakeet_stt.transcript import Hypothesis, Transcript
 
 SETUP_SECONDS = 10.0
 """Maximum time that :meth:`ParakeetSTTService.setup` waits for the model, in seconds. Pipecat
 cancels a pipeline whose setup takes 20 s. Loading continues after it, and audio is kept."""
 
-STALL_SECONDS = 1.0
-"""If the next frame of audio is late by this time in the middle of speech, the segment ends."""
-
-_FINISH_SECONDS = 30.0  # Most that the end of a pipeline waits for the last final.
-_FAILURES_IN_A_ROW = 3  # So many, and the service says that it is no longer usable.
-_VAD_EXPECTED_SECONDS = 10.0  # Audio without a frame from any VAD, before a warning.
+_FINISH_SECONDS = 30.0  # Maximum time that the end of a pipeline waits for the last final.
+_MAX_FAILURES = 3  # Failures in a row after which the service reports a permanent error.
 # After an overflow, audio is accepted again below this share of the maximum backlog: one long gap
 # instead of one after every frame.
 _RESUME_SHARE = 0.9
-
-_MODEL_FIELDS = ("model", "backend", "precision", "device")
-
-
-@dataclass
-class ParakeetMLXSTTSettings(STTSettings):
-    """What can be set at construction and changed at run time.
-
-    Everything that is not given comes from the environment variable of the same name
-    (``PARAKEET_MODEL`` and so on), whose table is in docs/configuration.md.
-
-    Parameters:
-        backend: ``auto``, ``mlx`` or ``onnx``.
-        precision: ``auto``, ``bf16`` or ``fp32``.
-        device: ``auto``, ``gpu`` or ``cpu``.
-        context_size: Left and right context in encoder frames of 80 ms.
-        attention_mode: ``local`` or ``full``.
-        streaming: ``windowed`` or ``upstream``.
-        boost: Phrases to expect, with weights, or as ``PARAKEET_BOOST`` has them.
-        chunk_ms: Shortest time between interims, milliseconds of audio.
-        emit_partial: Whether interims are sent.
-        min_confidence: Finals of lower confidence are dropped.
-        preroll_ms: Audio kept from before the VAD's start of speech, milliseconds.
-    """
-
-    backend: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    precision: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    device: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    context_size: ContextSize | str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    attention_mode: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    streaming: str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    boost: dict[str, float] | str | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    chunk_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    emit_partial: bool | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    min_confidence: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-    preroll_ms: int | NotGiven = field(default_factory=lambda: NOT_GIVEN)
-
-
-_FIELDS = (
-    *_MODEL_FIELDS,
-    "context_size",
-    "attention_mode",
-    "streaming",
-    "boost",
-    "chunk_ms",
-    "emit_partial",
-    "min_confidence",
-    "preroll_ms",
-)
-_SETTINGS = (*_FIELDS, "language")
-
-_Result = TypeVar("_Result", Hypothesis, Transcript)
-
-
-@dataclass
-class _SwitchedFrom(SystemFrame):
-    """A ServiceSwitcher has switched from the service that gets this frame.
-
-    Parameters:
-        receiver: The service's task that makes frames of events.
-        finished: Set when the final of what was said before is a frame.
-    """
-
-    receiver: asyncio.Task[None]
-    finished: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass
-class _SwitchedTo(SystemFrame):
-    """A ServiceSwitcher has switched to the service that gets this frame.
-
-    Parameters:
-        ends: What the other services got whose model is loaded.
-        user_speaking: Whether the user was speaking.
-    """
-
-    ends: list[_SwitchedFrom]
-    user_speaking: bool
-
-    async def wait(self) -> None:
-        """Wait until the other services have sent their finals, or have ended."""
-        for end in self.ends:
-            finished = asyncio.ensure_future(end.finished.wait())
-            await asyncio.wait((finished, end.receiver), return_when=asyncio.FIRST_COMPLETED)
-            finished.cancel()
 
 
 class ParakeetSTTService(STTService):
     """Streaming speech-to-text with NVIDIA's Parakeet models, on this machine.
 
-    Speech is what the VAD says it is: put a VAD into the pipeline, before this service or in the
-    user aggregator behind it. Interims carry the whole text of the running segment; when the VAD
-    stops there is exactly one final, with ``finalized=True`` and the
-    :class:`~parakeet_stt.Transcript` as its ``result``.
+    A VAD decides what is speech: put one into the pipeline, before this service or in the user
+    aggregator behind it. An interim has the whole text of the current segment. When the VAD reports
+    the end of speech, the service sends exactly one final, with ``finalized=True`` and the
+    :class:`~parakeet_stt.Transcript` as its ``result``; without words, it sends none.
 
     Args:
-        engine: An engine to share with other services; its own by default. (Services with the
-            same model share the model in any case.)
-        settings: Overrides of the environment.
+        engine: An engine to share with other services. Default: an engine of its own. (Services
+            with the same model share the model in both cases.)
+        settings: Settings that take precedence over the environment. Default: none.
         ttfs_p99_latency: Seconds from the end of speech to the final, at the 99th percentile,
             that are announced to turn strategies. Default: ``PARAKEET_TTFS_P99`` (0.35).
-        **kwargs: For :class:`pipecat.services.stt_service.STTService`.
+        **kwargs: Arguments of :class:`pipecat.services.stt_service.STTService`.
 
     Event handlers:
-        on_connected: Called when a model is ready, at the start or after a change of settings.
+        on_connected: Called when a model is ready, at the start or after a change of model.
         on_connection_error: Called with a message when the model cannot be loaded. The service
             pushes a permanent error as well.
 
@@ -197,50 +115,48 @@ class ParakeetSTTService(STTService):
         )
     """
 
-    Settings = ParakeetMLXSTTSettings
-    _settings: ParakeetMLXSTTSettings
+    Settings = ParakeetSTTSettings
+    _settings: ParakeetSTTSettings
 
     def __init__(
         self,
         *,
         engine: Engine | None = None,
-        settings: ParakeetMLXSTTSettings | None = None,
+        settings: ParakeetSTTSettings | None = None,
         ttfs_p99_latency: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Initialize the service; arguments and errors as the class says."""
-        _check_arguments(type(self), engine, settings, kwargs)
+        """Initialize the service; the class documents arguments and errors."""
+        check_arguments(type(self), engine, settings, kwargs)
         values = load_settings()
-        complete = self.Settings(language=None, **{name: getattr(values, name) for name in _FIELDS})
+        complete = self.Settings(language=None, **{name: getattr(values, name) for name in FIELDS})
         if engine is not None:
             complete.model = engine.source
         if settings is not None:
             complete.apply_update(settings)
-        complete.language = _as_language(complete.language)
-        self._values = _validated(complete)
+        complete.language = as_language(complete.language)
+        self._values = validated(complete)
         if ttfs_p99_latency is None:
             ttfs_p99_latency = self._values.ttfs_p99
         super().__init__(settings=complete, ttfs_p99_latency=ttfs_p99_latency, **kwargs)
         self._engine = engine or Engine.from_settings(self._values)
-        self._session: Session | None = None
-        self._receiver: asyncio.Task[None] | None = None
-        self._decoder: AudioDecoder | None = None
-        self._format = (0, 1)  # Sample rate and channels of the audio that is coming in.
-        self._stall: asyncio.TimerHandle | None = None
-        self._frame_seconds = 0.0  # Audio in the newest frame.
-        self._speakers: deque[tuple[float, str]] = deque()  # Since when whose audio comes.
-        self._vad_progress = VADProgress()
-        self._last_interim = ""
-        self._failures = 0
         self._loading: asyncio.Task[None] | None = None
         self._ready: Engine | None = None  # The newest engine that was announced as ready.
-        # Seconds of audio while no VAD has sent a frame; None once one has.
-        self._seconds_without_vad: float | None = 0.0
+        self._segments: SegmentControl | None = None  # From setup on.
+        self._receiver: asyncio.Task[None] | None = None
+        self._audio = AudioInput()
+        self._speakers = Speakers()
         self._refusal: Exception | None = None  # Why audio is not accepted at present.
         self._refused_seconds = 0.0
+        self._vad_presence = VADPresence()
+        self._vad_progress = VADProgress()
+        self._selected = False  # Whether a ServiceSwitcher, if there is one, has selected this one.
+        self._last_interim = ""
+        self._dropped = 0  # Finals whose confidence was too low.
+        self._failures = 0
 
     def can_generate_metrics(self) -> bool:
-        """This service reports the time from the end of speech to the final."""
+        """Return True: the service reports the time from the end of speech to the final."""
         return True
 
     async def setup(self, setup: FrameProcessorSetup) -> None:  # type: ignore[override]
@@ -250,15 +166,19 @@ class ParakeetSTTService(STTService):
         :data:`SETUP_SECONDS`. Whenever loading fails, the service pushes a permanent error.
         """
         await super().setup(setup)
-        values = self._values
-        self._session = self._engine.open(SessionOptions.from_settings(values))
-        self._receiver = self.create_task(self._receive(self._session), "parakeet_events")
+        session = self._engine.open(SessionOptions.from_settings(self._values))
+        self._segments = SegmentControl(session, self._segment_settings())
+        self._receiver = self.create_task(self._receive(self._segments), "parakeet_events")
+        switcher = switcher_of(self, self.pipeline_worker.pipeline)
+        if switcher is not None:
+            self._selected = switcher.strategy.active_service is self
+            switcher.strategy.add_event_handler("on_service_switched", self._note_switch)
         self._loading = self.create_task(self._load(), "parakeet_load")
         _, late = await asyncio.wait([self._loading], timeout=SETUP_SECONDS)
         if late:
             logger.warning(
                 f"{self}: the model is not ready after {SETUP_SECONDS:.0f} s (a download?); speech "
-                f"is kept and transcribed when it is"
+                f"is kept, and transcribed when the model is ready"
             )
 
     async def stop(self, frame: EndFrame) -> None:
@@ -267,26 +187,28 @@ class ParakeetSTTService(STTService):
         If the model is not loaded yet, this does not wait for it: speech that was kept for the
         model is reported as an error.
         """
-        if self._session is not None and self._session.state is not SessionState.CLOSED:
+        if self._open is not None:
+            session = self._open.session
             try:
                 if not isinstance(self._refusal, BacklogError):
-                    self._send_rest()
-                if self._engine.model is None and self._session.backlog:
+                    session.send(self._audio.flush())
+                if self._engine.model is None and session.backlog:
                     raise ModelUnavailableError(
-                        f"{self._session.backlog:.1f} s of speech were waiting for the model, "
+                        f"{session.backlog:.1f} s of speech were waiting for the model, "
                         f"which was not loaded when the pipeline ended"
                     )
                 async with asyncio.timeout(_FINISH_SECONDS):
-                    await self._session.finish()
+                    await session.finish()
             except (ParakeetError, TimeoutError) as error:
-                self._session.abort()
+                session.abort()
                 reason = str(error) or f"inference took more than {_FINISH_SECONDS:.0f} s"
                 await self.push_error(f"the last words got no final: {reason}", exception=error)
-            await self._drain()
+            if self._receiver is not None:  # All events become frames before the EndFrame.
+                await asyncio.wait([self._receiver])
         await super().stop(frame)
 
     async def cancel(self, frame: CancelFrame) -> None:
-        """Drop what is being said, and stop."""
+        """Drop the open segment and stop at once."""
         await self._close()
         await super().cancel(frame)
 
@@ -295,52 +217,118 @@ class ParakeetSTTService(STTService):
         await self._close()
         await super().cleanup()  # type: ignore[no-untyped-call]
 
+    async def _close(self) -> None:
+        await self._cancel_loading()
+        if self._segments is not None:
+            self._segments.abort()
+        if self._dropped > 1:
+            logger.warning(f"{self}: {self._dropped} finals of low confidence were dropped")
+        self._dropped = 0
+        if self._receiver is not None:
+            await self.cancel_task(self._receiver)
+            self._receiver = None
+
+    @property
+    def _open(self) -> SegmentControl | None:
+        """The session's segments, while the session is open."""
+        return self._segments if self._segments is not None and self._segments.is_open else None
+
+    async def queue_frame(
+        self,
+        frame: Frame,
+        direction: FrameDirection = FrameDirection.DOWNSTREAM,
+        callback: FrameCallback | None = None,
+    ) -> None:
+        """Queue a frame.
+
+        If it shows that a ServiceSwitcher has switched to this service, the service takes over from
+        the one before. Selecting it again does nothing.
+        """
+        match frame:
+            case ServiceSwitcherRequestMetadataFrame(service=service) if service is self:
+                if not self._selected:
+                    # The request itself is no system frame: the audio behind it overtakes it.
+                    await super().queue_frame(await self._take_over())
+        await super().queue_frame(frame, direction, callback)
+
+    async def _take_over(self) -> SwitchedTo:
+        """Make the services that a switcher may have switched from end their segments.
+
+        Returns:
+            The frame that makes this service wait for their finals.
+        """
+        ends: list[SwitchedFrom] = []
+        speaking = False
+        switcher = switcher_of(self, self.pipeline_worker.pipeline)
+        for other in switcher.services if switcher is not None else []:
+            if not isinstance(other, ParakeetSTTService) or other is self:
+                continue
+            other._selected = False
+            if other._receiver is not None:
+                end = SwitchedFrom(other._receiver)
+                speaking = speaking or other._user_speaking
+                await other.queue_frame(end)
+                if other._engine.model is not None:  # A final must not wait for a download.
+                    ends.append(end)
+        self._selected = True
+        return SwitchedTo(ends, speaking)
+
+    async def _note_switch(self, strategy: ServiceSwitcherStrategy, _: FrameProcessor) -> None:
+        """Note a switch to a service of another class, which does not notify this one."""
+        self._selected = strategy.active_service is self
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Process a frame.
+
+        A mute or a switch ends the segment; audio from before is not used for another.
+        """
+        self._vad_presence.receive_frame(frame)
+        if isinstance(frame, SwitchedFrom | SwitchedTo):
+            self._user_speaking = isinstance(frame, SwitchedTo) and frame.user_speaking
+            self._discard_audio(frame)
+            return
+        await super().process_frame(frame, direction)
+        if isinstance(frame, STTMuteFrame) and frame.mute:
+            self._discard_audio()
+
     async def process_audio_frame(
         self, frame: InputAudioRawFrame, direction: FrameDirection
     ) -> None:
-        """Note the audio's format, which ``run_stt`` is not told, and go on."""
-        self._format = (frame.sample_rate or self.sample_rate, frame.num_channels or 1)
-        if self._seconds_without_vad is not None and not self._muted:
-            self._seconds_without_vad += self._seconds(frame.audio)
-            if self._seconds_without_vad >= _VAD_EXPECTED_SECONDS:
-                self._seconds_without_vad = None
-                logger.warning(
-                    f"{self}: {_VAD_EXPECTED_SECONDS:.0f} s of audio came without a frame from a "
-                    f"VAD, and nothing is transcribed without one. Put a VAD into the pipeline: "
-                    f"LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()), or a VADProcessor "
-                    f"in front of this service."
-                )
+        """Process an audio frame; note its format, which ``run_stt`` does not receive."""
+        self._audio.set_format(frame, self.sample_rate)
+        if not self._muted and self._vad_presence.receive_audio(self._audio.seconds(frame.audio)):
+            logger.warning(
+                f"{self}: received {VAD_EXPECTED_SECONDS:.0f} s of audio, but no frame from a VAD. "
+                f"Without a VAD nothing is transcribed. Put one into the pipeline: "
+                f"LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()), or a VADProcessor "
+                f"in front of this service."
+            )
         await super().process_audio_frame(frame, direction)
-        if self._session is not None:
-            self._vad_progress.receive(frame, self._session.seconds)
+        if self._segments is not None:
+            self._vad_progress.receive(frame, self._segments.session.seconds)
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
-        """Hand audio over to the session; frames come from its events.
+        """Send audio to the session; the session's events become frames elsewhere.
 
         Args:
             audio: 16-bit PCM, at the frame's own rate and number of channels.
         """
         yield None
-        if self._session is None or self._session.state is SessionState.CLOSED:
+        segments = self._open
+        if segments is None:
             return
-        rate, channels = self._format
-        seconds = self._seconds(audio)
+        session, seconds = segments.session, self._audio.seconds(audio)
         resume = _RESUME_SHARE * MAX_BACKLOG_SECONDS
-        if isinstance(self._refusal, BacklogError) and self._session.backlog > resume:
+        if isinstance(self._refusal, BacklogError) and session.backlog > resume:
             self._refused_seconds += seconds
             return
         try:
-            decode = self._decoder
-            if decode is None or (decode.rate, decode.channels) != (rate, channels):
-                self._send_rest()
-                decode = self._decoder = AudioDecoder("pcm16", rate, channels)
-            samples = decode(audio)
-            self._frame_seconds = len(samples) / SAMPLE_RATE
-            self._note_speaker()
+            samples = self._audio.convert(audio)
+            self._speakers.note(session.seconds, self._user_id)
             if self._user_speaking:
-                self._session.start_segment()  # A stall, a mute or a switch may have ended it.
-                self._watch_for_stall()
-            self._session.send(samples)
+                segments.start()  # A stall, a mute or a switch may have ended it.
+                segments.expect_audio(self._audio.frame_seconds)
+            session.send(samples)
         except (AudioError, BacklogError) as error:
             self._refused_seconds += seconds
             if self._refusal is None:  # One error, not one for each frame.
@@ -353,79 +341,60 @@ class ParakeetSTTService(STTService):
                 )
                 self._refusal, self._refused_seconds = None, 0.0
 
-    async def queue_frame(
-        self,
-        frame: Frame,
-        direction: FrameDirection = FrameDirection.DOWNSTREAM,
-        callback: FrameCallback | None = None,
-    ) -> None:
-        """Queue a frame. If it shows that a ServiceSwitcher has switched to this service, the
-        services that it may have switched from end their segments, and this one waits for them."""
-        if isinstance(frame, ServiceSwitcherRequestMetadataFrame) and frame.service is self:
-            ends: list[_SwitchedFrom] = []
-            speaking = False
-            for other in self._alternatives():
-                if other._receiver is not None:
-                    end = _SwitchedFrom(other._receiver)
-                    speaking = speaking or other._user_speaking
-                    await other.queue_frame(end)
-                    if other._engine.model is not None:  # Nobody waits for a download.
-                        ends.append(end)
-            # The request itself is no system frame: the audio behind it overtakes it.
-            await super().queue_frame(_SwitchedTo(ends, speaking))
-        await super().queue_frame(frame, direction, callback)
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Process a frame. A mute or a switch ends the segment; what came before is not used."""
-        if _shows_vad(frame):
-            self._seconds_without_vad = None
-        if isinstance(frame, _SwitchedFrom | _SwitchedTo):
-            self._user_speaking = isinstance(frame, _SwitchedTo) and frame.user_speaking
-            self._end_audio(frame)
+    def _discard_audio(self, reason: SwitchedFrom | SwitchedTo | None = None) -> None:
+        """End the segment, and use none of the audio received so far for another."""
+        segments = self._open
+        if segments is None:
             return
-        await super().process_frame(frame, direction)
-        if isinstance(frame, STTMuteFrame) and frame.mute:
-            self._end_audio()
+        try:
+            segments.session.send(self._audio.flush())
+        finally:
+            self._audio.reset()
+            segments.discard(reason)
+
+    def _record_stt_audio_usage(self, audio: bytes | bytearray) -> None:
+        """Count audio in its own format; Pipecat's method assumes mono at the pipeline's rate."""
+        self._stt_usage_pending_seconds += self._audio.seconds(audio)
 
     async def _handle_vad_user_started_speaking(self, frame: VADUserStartedSpeakingFrame) -> None:
         await super()._handle_vad_user_started_speaking(frame)
-        if self._muted or self._session is None or self._session.state is SessionState.CLOSED:
-            return
-        if not self.is_usable:
-            return  # Pipecat withholds the audio.
+        segments = self._open
+        if segments is None or self._muted or not self.is_usable:
+            return  # Pipecat withholds the audio of a service that is muted or not usable.
         late = max(0.0, frame.start_secs - VAD_START_SECONDS)
         judged = self._vad_progress.judged(frame.timestamp)
-        self._session.start_segment(self._values.preroll_ms / 1000 + late, judged)
-        self._watch_for_stall()
+        segments.start(self._values.preroll_ms / 1000 + late, judged)
+        segments.expect_audio(self._audio.frame_seconds)
 
     async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
         started = self._user_speaking
         await super()._handle_vad_user_stopped_speaking(frame)
-        if self._session is None or self._session.state is SessionState.CLOSED:
+        segments = self._open
+        if segments is None:
             return
         if not started and self.is_usable:
-            # Speech whose start was not seen here: the service was switched to in its midst.
-            self._session.start_segment(HISTORY_SECONDS)
-        self._cancel_stall()
-        judged = self._vad_progress.judged(frame.timestamp)
-        self._session.flush(stop_seconds=frame.stop_secs, judged=judged)
+            # The service did not see this speech start: it was switched to in the midst of it.
+            segments.start(HISTORY_SECONDS)
+        segments.flush(
+            stop_seconds=frame.stop_secs, judged=self._vad_progress.judged(frame.timestamp)
+        )
 
     async def _update_settings(  # type: ignore[override]
-        self, delta: ParakeetMLXSTTSettings
+        self, delta: ParakeetSTTSettings
     ) -> dict[str, Any]:
         """Apply changed settings, from the next segment on.
 
-        A new model is loaded before anything is changed; if that fails, all stays as it was. The
-        first model may still be loading: then it is checked with the new settings afterwards.
+        A new model is loaded first; if that fails, no setting changes. If the first model is still
+        loading, it is checked with the new settings afterwards.
         """
         wanted = copy.copy(self._settings)
         wanted.extra = dict(wanted.extra)
         try:
             wanted.apply_update(delta)
-            wanted.language = _as_language(wanted.language)
-            values = _validated(wanted)
+            wanted.language = as_language(wanted.language)
+            values = validated(wanted)
             engine = self._engine
-            if any(getattr(values, n) != getattr(self._values, n) for n in _MODEL_FIELDS):
+            if any(getattr(values, n) != getattr(self._values, n) for n in MODEL_FIELDS):
                 engine = Engine.from_settings(values)
             is_loading = self._loading is not None and not self._loading.done()
             if engine is not self._engine or not is_loading:
@@ -434,7 +403,7 @@ class ParakeetSTTService(STTService):
             await self.push_error(
                 f"settings were not changed: {error}",
                 exception=error,
-                # The old model goes on: that this one cannot be had is not the service's end.
+                # The service keeps its old model, so the error is not the service's end.
                 category=ErrorCategory.APPLICATION,
             )
             return {}
@@ -442,14 +411,20 @@ class ParakeetSTTService(STTService):
             delta.language = wanted.language
         changed = await super()._update_settings(delta)
         self._values, self._engine = values, engine
-        if self._session is not None and self._session.state is not SessionState.CLOSED:
-            self._session.configure(SessionOptions.from_settings(values), engine)
+        if self._open is not None:
+            self._open.session.configure(SessionOptions.from_settings(values), engine)
+            self._open.configure(self._segment_settings())
         if engine.model is not None:
             await self._cancel_loading()  # The old model's, if it is still on its way.
             await self._model_ready()
         if changed.keys() & {"model", "language"}:
             self._check_language()
         return changed
+
+    def _segment_settings(self) -> SegmentSettings:
+        """Return the settings of segments that start now."""
+        language = self._settings.language or None
+        return SegmentSettings(self._values.min_confidence, language, self._engine)
 
     def _classify_error(self, exception: Exception) -> ErrorCategory | None:
         if isinstance(exception, ModelNotFoundError | ModelFormatError | ConfigurationError):
@@ -483,7 +458,7 @@ class ParakeetSTTService(STTService):
             await self._call_event_handler("on_connected")
 
     def _check_language(self) -> None:
-        """Warn about a language that the model does not know."""
+        """Warn if the language is not one of the model's."""
         language, model = self._settings.language, self._engine.model
         known = model.languages if model is not None else ()
         if language and known and str(language).split("-")[0].lower() not in known:
@@ -497,69 +472,69 @@ class ParakeetSTTService(STTService):
             await self.cancel_task(self._loading)
             self._loading = None
 
-    async def _receive(self, session: Session) -> None:
+    async def _receive(self, segments: SegmentControl) -> None:
         """Turn the session's events into frames, until it is closed."""
-        speaker, speakers = "", dict[int, str]()  # Of the open segment, and of those that ended.
-        async for event in session:
+        speaker = ""  # Of the open segment.
+        speakers: dict[int, str] = {}  # Of segments that have ended, by their numbers.
+        async for event in segments.session:
             match event:
                 case SpeechStarted():
-                    speaker = self._speaker_at(event.at)
+                    speaker = self._speakers.at(event.at)
                 case Hypothesis():
-                    await self._push_interim(event, speaker)
+                    await self._push_interim(event, speaker, segments.settings)
                 case SegmentEnded():
                     speakers[event.segment] = speaker
                 case Final():
                     self._failures = 0
-                    await self._push_final(event.transcript, speakers.pop(event.segment))
+                    settings = segments.settings_of(event)
+                    await self._push_final(event.transcript, speakers.pop(event.segment), settings)
                 case Failed():
                     speakers.pop(event.segment, None)
                     await self._push_failure(event.error)
-            if isinstance(event, Final | Failed):
-                match event.tag:
-                    case _SwitchedFrom():
-                        event.tag.finished.set()
-                    case _SwitchedTo():
-                        await event.tag.wait()
+            if isinstance(event, Final | Failed) and isinstance(event.tag, Flush):
+                match event.tag.reason:
+                    case SwitchedFrom() as end:
+                        end.finished.set()
+                    case SwitchedTo() as switch:
+                        await switch.wait()
 
-    async def _push_interim(self, hypothesis: Hypothesis, user_id: str) -> None:
-        text = hypothesis.text
-        if not text or text == self._last_interim:
+    async def _push_interim(
+        self, hypothesis: Hypothesis, user_id: str, settings: SegmentSettings
+    ) -> None:
+        if not hypothesis.text or hypothesis.text == self._last_interim:
             return
-        self._last_interim = text
-        await self.push_frame(
-            InterimTranscriptionFrame(
-                text, user_id, time_now_iso8601(), self._language(None), _as_lists(hypothesis)
-            )
-        )
-        await self._handle_transcription(text, False, self._language(None))
+        self._last_interim = hypothesis.text
+        language = _language(None, settings)
+        await self.push_frame(interim_frame(hypothesis, user_id, language))
+        await self._handle_transcription(hypothesis.text, False, language)
 
-    async def _push_final(self, transcript: Transcript, user_id: str) -> None:
+    async def _push_final(
+        self, transcript: Transcript, user_id: str, settings: SegmentSettings
+    ) -> None:
         self._last_interim = ""
         text = transcript.text
-        if text and transcript.confidence < self._values.min_confidence:
-            logger.debug(
-                f"{self}: dropped {text!r}, whose confidence {transcript.confidence:.2f} is below "
-                f"{self._values.min_confidence}"
-            )
+        if text and transcript.confidence < settings.min_confidence:
+            self._drop(transcript, settings.min_confidence)
             text = ""
         if not text:
-            # Nothing was said, so there is no time from speech to final either.
+            # Without a final there is no time from the end of speech to the final.
             await self._reset_stt_ttfb_state()  # type: ignore[no-untyped-call]
             return
-        language = self._language(transcript)
-        frame = TranscriptionFrame(
-            text,
-            user_id,
-            time_now_iso8601(),
-            language,
-            _as_lists(transcript),
-            finalized=True,
-        )
-        # A new turn's interruption empties the queues; the words before it were said all the same.
-        frame.interruptible = False
+        language = _language(transcript, settings)
         await self.emit_stt_usage_metrics()  # type: ignore[no-untyped-call]
-        await self.push_frame(frame)
+        await self.push_frame(final_frame(transcript, user_id, language))
         await self._handle_transcription(text, True, language)
+
+    def _drop(self, transcript: Transcript, min_confidence: float) -> None:
+        """Log and count a final whose confidence is too low."""
+        self._dropped += 1
+        if self._dropped == 1:
+            logger.warning(
+                f"{self}: dropped a final whose confidence {transcript.confidence:.2f} is below "
+                f"PARAKEET_MIN_CONFIDENCE={min_confidence}, so that its turn has no text; 0 drops "
+                f"none. Further ones are counted."
+            )
+        logger.debug(f"{self}: dropped {transcript.text!r}")
 
     async def _push_failure(self, error: BaseException) -> None:
         self._last_interim = ""
@@ -567,200 +542,29 @@ class ParakeetSTTService(STTService):
         await self.push_error(
             f"a segment got no final: {error}",
             exception=error if isinstance(error, Exception) else None,
-            force_treat_as_permanent=self._failures >= _FAILURES_IN_A_ROW,
+            force_treat_as_permanent=self._failures >= _MAX_FAILURES,
         )
 
     @traced_stt
     async def _handle_transcription(
         self, transcript: str, is_final: bool, language: Language | None = None
     ) -> None:
-        """Where Pipecat's tracing hooks in."""
-
-    def _language(self, transcript: Transcript | None) -> Language | None:
-        """The language that was set, else the one that the model tells."""
-        code = self._settings.language or (transcript.language if transcript else None)
-        if not code and self._engine.model is not None:
-            code = self._engine.model.language
-        try:
-            return Language(str(code)) if code else None
-        except ValueError:
-            return None
-
-    def _record_stt_audio_usage(self, audio: bytes | bytearray) -> None:
-        """Count audio in its own format; Pipecat's method assumes the pipeline's rate, and mono."""
-        self._stt_usage_pending_seconds += self._seconds(audio)
-
-    def _seconds(self, audio: bytes | bytearray) -> float:
-        """Length of 16-bit PCM in the format of the newest frame."""
-        rate, channels = self._format
-        return len(audio) / (2 * channels * rate)
-
-    def _alternatives(self) -> list[ParakeetSTTService]:
-        """The other services of this class in the same ServiceSwitcher."""
-        waiting: list[FrameProcessor] = [self.pipeline_worker.pipeline]
-        while waiting:
-            processor = waiting.pop()
-            if isinstance(processor, ServiceSwitcher) and self in processor.services:
-                services = processor.services
-                return [s for s in services if isinstance(s, ParakeetSTTService) and s is not self]
-            waiting += processor.processors
-        return []
-
-    def _end_audio(self, tag: _SwitchedFrom | _SwitchedTo | None = None) -> None:
-        """End the segment; audio that was received so far is not used for another."""
-        if self._session is None or self._session.state is SessionState.CLOSED:
-            return
-        try:
-            self._send_rest()
-        finally:
-            self._decoder = None
-            self._flush(tag)
-            self._session.discard()
-
-    def _flush(self, tag: _SwitchedFrom | _SwitchedTo | None = None) -> None:
-        """End the segment, if one is open; its final comes as an event."""
-        self._cancel_stall()
-        if self._session is not None and self._session.state is not SessionState.CLOSED:
-            self._session.flush(tag)
-
-    def _note_speaker(self) -> None:
-        """Note whose audio comes next."""
-        assert self._session is not None
-        now = self._session.seconds
-        if not self._speakers or self._speakers[-1][1] != self._user_id:
-            self._speakers.append((now, self._user_id))
-        while len(self._speakers) > 1 and self._speakers[1][0] < now - MAX_BACKLOG_SECONDS:
-            self._speakers.popleft()
-
-    def _speaker_at(self, time: float) -> str:
-        """Whose audio there is at a time, in seconds since the session opened."""
-        earlier = [speaker for since, speaker in self._speakers if since <= time]
-        return earlier[-1] if earlier else self._user_id
-
-    def _send_rest(self) -> None:
-        """Send what the decoder holds back."""
-        if self._decoder is not None and self._session is not None:
-            self._session.send(self._decoder.flush())
-
-    def _watch_for_stall(self) -> None:
-        """Start waiting anew for audio to stay away."""
-        self._cancel_stall()
-        seconds = self._frame_seconds + STALL_SECONDS
-        self._stall = self.get_event_loop().call_later(seconds, self._flush)
-
-    def _cancel_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-
-    async def _drain(self) -> None:
-        """Wait until every event of the closed session has become a frame."""
-        if self._receiver is not None:
-            await asyncio.wait([self._receiver])
-
-    async def _close(self) -> None:
-        self._cancel_stall()
-        await self._cancel_loading()
-        if self._session is not None:
-            self._session.abort()
-        if self._receiver is not None:
-            await self.cancel_task(self._receiver)
-            self._receiver = None
+        """Do nothing but be traced: Pipecat's tracing wraps this method."""
 
 
-def _check_arguments(
-    service: type[ParakeetSTTService],
-    engine: Any,
-    settings: Any,
-    kwargs: Collection[str],
-) -> None:
-    """Check what the constructor was given: Pipecat accepts any keyword and ignores unknown ones.
-
-    Raises:
-        ConfigurationError: An unknown keyword, a value of the wrong type, or settings that the
-            engine contradicts.
-    """
-    known = {
-        name
-        for base in service.__mro__
-        if "__init__" in vars(base)
-        for name in inspect.signature(vars(base)["__init__"]).parameters
-    }
-    for name in kwargs:
-        if name in known:
-            continue
-        nearest = difflib.get_close_matches(name, (*_SETTINGS, *known), 1)
-        if nearest and nearest[0] not in _SETTINGS:
-            advice = f"did you mean {nearest[0]!r}?"
-        else:
-            example = nearest[0] if nearest else "model"
-            advice = f"settings are passed as settings={service.__name__}.Settings({example}=...)"
-        raise ConfigurationError(f"{service.__name__} has no argument {name!r}: {advice}")
-    if engine is not None and not isinstance(engine, Engine):
-        raise ConfigurationError(f"engine={engine!r}: expected a parakeet_stt.Engine")
-    if settings is not None and not isinstance(settings, ParakeetMLXSTTSettings):
-        raise ConfigurationError(f"settings={settings!r}: expected {service.__name__}.Settings")
-    if engine is None or settings is None:
-        return
-    for name in _MODEL_FIELDS:
-        value = getattr(settings, name, NOT_GIVEN)
-        if is_given(value) and not (name == "model" and value == engine.source):
-            raise ConfigurationError(
-                f"Settings({name}={value!r}) has no effect with engine=..., which has its model "
-                f"already: give {name} to the Engine instead"
-            )
-
-
-def _validated(settings: ParakeetMLXSTTSettings) -> ParakeetSettings:
-    """Check settings as those of the environment are checked.
-
-    Raises:
-        ConfigurationError: A value cannot be used.
-    """
-    if settings.extra:
-        raise ConfigurationError(
-            f"no such setting: {', '.join(settings.extra)}; expected {', '.join(_SETTINGS)}"
-        )
-    return load_settings(**{name: getattr(settings, name) for name in _FIELDS})
-
-
-def _as_language(code: Any) -> Language | None:
-    """The language of a BCP 47 code in any case; None stays None.
-
-    Raises:
-        ConfigurationError: Pipecat has no such language.
-    """
-    if code is None:
+def _language(transcript: Transcript | None, settings: SegmentSettings) -> Language | None:
+    """Return the language of a segment's settings, otherwise the transcript's or the model's."""
+    code = settings.language or (transcript.language if transcript else None)
+    if not code and settings.engine.model is not None:
+        code = settings.engine.model.language
+    try:
+        return Language(str(code)) if code else None
+    except ValueError:
         return None
-    for language in Language:
-        if language.lower() == str(code).lower():
-            return language
-    raise ConfigurationError(
-        f"language={code!r}: expected a BCP 47 code such as 'en' or 'de-DE', or None for the "
-        f"model's own language"
-    )
-
-
-def _shows_vad(frame: Frame) -> bool:
-    """Whether a frame shows that there is a VAD, or that it may have sent its frames to another
-    service of a switcher. Before anybody speaks, a VAD sends its parameters only."""
-    match frame:
-        case SpeechControlParamsFrame():
-            return frame.vad_params is not None
-        case VADUserStartedSpeakingFrame() | VADUserStoppedSpeakingFrame():
-            return True
-    return isinstance(frame, ServiceSwitcherRequestMetadataFrame)
-
-
-def _as_lists(result: _Result) -> _Result:
-    """Copy with lists for tuples: Pipecat's JSON bus drops tuples, with a warning for each."""
-    lists: Any = {
-        f.name: list(value)
-        for f in fields(result)
-        if isinstance(value := getattr(result, f.name), tuple)
-    }
-    return replace(result, **lists)
 
 
 ParakeetMLXSTTService = ParakeetSTTService
+"""The name that existing bots import."""
+
+ParakeetMLXSTTSettings = ParakeetSTTSettings
 """The name that existing bots import."""

@@ -1,4 +1,4 @@
-"""How far a VAD behind the service has come with the audio that the service passed on."""
+"""Estimation of how much audio a VAD behind the service has processed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import weakref
 from collections import deque
 
 VAD_DELAY_SECONDS = 3.0
-"""Time that a VAD may take to judge audio. What was received earlier the VAD has judged, unless
-frames of it still exist."""
+"""Maximum time that a VAD takes to process audio. Audio that was received earlier has been
+processed, unless frames of it still exist."""
 
 MAX_VAD_DELAY_SECONDS = 15.0
-"""The same if frames still exist: something else may keep them."""
+"""The same for audio whose frames still exist: something else may hold them."""
 
-_SMOOTHING_SECONDS = 1.0  # Audio that a VAD may need besides its start time: volume is smoothed.
+_SMOOTHING_SECONDS = 1.0  # Audio that a VAD may need beyond its start time: it smooths the volume.
 
 
 class VADProgress:
-    """What a VAD had judged when it made a report.
+    """Estimates how much audio a VAD had processed when it sent a frame.
 
-    Pipecat drops a frame when the last processor has dealt with it: audio whose frames no longer
-    exist has been judged. Times are those of the clock that VAD frames are stamped with.
+    Pipecat drops a frame after the last processor: audio whose frames no longer exist has been
+    processed. Times are those of the clock of VAD frames' timestamps.
     """
 
     def __init__(self) -> None:
@@ -28,17 +28,17 @@ class VADProgress:
         self._dropped: deque[tuple[float, float]] = deque()
 
     def receive(self, frame: object, end: float) -> None:
-        """Note that a frame has been received and is passed on.
+        """Record that a frame has been received and is passed on.
 
         Args:
             frame: The frame.
-            end: Seconds of audio up to its end.
+            end: Seconds of audio received up to the frame's end.
         """
         self._note(self._received, end)
         weakref.finalize(frame, self._note, self._dropped, end).atexit = False
 
     def judged(self, reported: float) -> float:
-        """Seconds of audio that the VAD had judged at the time of a report."""
+        """Return the seconds of audio that the VAD had processed at the time of its frame."""
         known = min(
             _newest(self._dropped, reported) - _SMOOTHING_SECONDS,
             _newest(self._received, reported - VAD_DELAY_SECONDS),

@@ -1,5 +1,6 @@
-"""The server: one engine behind the protocols that clients already speak.
+"""The server: one engine behind several speech-to-text protocols.
 
-Each protocol is one module, a *dialect*: a translation of its messages to a session and back. What
-all of them need (admission, queues, limits, draining) is in ``server.py`` and ``conversation.py``.
+A protocol is a module of ``protocols/``; it does no input or output. What all of them share is in
+the modules here: ``admission`` (limits on sessions and requests), ``conversation`` (one streaming
+client from start to end), ``uploads`` (files over HTTP), ``app`` and ``serve`` (paths and ports).
 """

@@ -1,4 +1,4 @@
-"""The FastAPI application: every protocol at its path, behind one gate."""
+"""The FastAPI application: every protocol at its path, behind one middleware."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ from starlette.websockets import WebSocket
 import parakeet_stt
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.server import health
-from parakeet_stt.server.auth import Gate, accepted_subprotocol, problem, refusal, status_of
-from parakeet_stt.server.connection import WebSocketConnection
-from parakeet_stt.server.conversation import Conversation, Dialect
-from parakeet_stt.server.protocols import deepgram_files, openai_rest, transcribe
+from parakeet_stt.server.auth import Gate, accepted_subprotocol
+from parakeet_stt.server.conversation import Conversation
+from parakeet_stt.server.messages import Message
+from parakeet_stt.server.protocol import Protocol
+from parakeet_stt.server.protocols import deepgram_files, openai_rest, parakeet_fastapi
 from parakeet_stt.server.protocols.deepgram import Deepgram
 from parakeet_stt.server.protocols.ears import Ears
 from parakeet_stt.server.protocols.native import Native
-from parakeet_stt.server.protocols.parakeet_fastapi import Ws
+from parakeet_stt.server.protocols.parakeet_fastapi import ParakeetFastAPI
 from parakeet_stt.server.protocols.realtime import Realtime
-from parakeet_stt.server.state import RefusedError, Server
+from parakeet_stt.server.responses import response_to
+from parakeet_stt.server.state import Server
+from parakeet_stt.server.transport import WebSocketTransport
 
 NATIVE_PATH = "/v1/stream"
 EARS_PATH = "/v1/ears"
-WS_PATH = "/ws"
 
-DIALECTS: dict[str, type[Dialect]] = {
-    "/": Native,  # System 004's clients name no path.
+WEBSOCKET_PROTOCOLS: dict[str, type[Protocol[Message]]] = {
+    "/": Native,  # parakeet-streaming's clients request no path.
     NATIVE_PATH: Native,
     "/v1/realtime": Realtime,
     "/v1/listen": Deepgram,
-    WS_PATH: Ws,
+    "/ws": ParakeetFastAPI,
     EARS_PATH: Ears,
 }
 """WebSocket protocols by path."""
 
 
 def make_app(server: Server) -> FastAPI:
-    """The application for a server."""
+    """Create the application of a server."""
     app = FastAPI(
         title="parakeet_stt",
         version=parakeet_stt.__version__,
         summary="Speech-to-text with NVIDIA's Parakeet models.",
-        description="REST of several systems over one engine. The streaming protocols are in "
-        "docs/protocols.md: OpenAPI describes no WebSockets.",
+        description="REST APIs of several speech-to-text services, served by one engine. "
+        "OpenAPI cannot describe WebSockets: docs/protocols.md describes the streaming protocols.",
     )
     app.state.server = server
     for router in (
         health.router,
         openai_rest.router,
         openai_rest.models,
-        transcribe.router,
+        parakeet_fastapi.router,
         deepgram_files.router,
     ):
         app.include_router(router)
-    for path, dialect in DIALECTS.items():
-        app.add_api_websocket_route(path, _endpoint(server, dialect))
-    app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ParakeetError, _failed)
-    app.add_exception_handler(Exception, _broken)
+    for path, protocol in WEBSOCKET_PROTOCOLS.items():
+        app.add_api_websocket_route(path, _endpoint(server, protocol))
+    for kind in (HTTPException, RequestValidationError, ParakeetError, Exception):
+        app.add_exception_handler(kind, _respond)
     app.add_middleware(Gate, server=server)
     if server.settings.allowed_origins:
         app.add_middleware(
@@ -76,58 +76,39 @@ def make_app(server: Server) -> FastAPI:
 
 
 def at_root(app: ASGIApp, path: str) -> ASGIApp:
-    """The application with one of its WebSocket paths at every path, for a port of its own."""
+    """Wrap the application so that every path of a WebSocket leads to one, for a port of its own.
 
-    async def moved(scope: Scope, receive: Receive, send: Send) -> None:
+    Args:
+        app: The application.
+        path: The path that every WebSocket gets.
+    """
+
+    async def rewritten(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             scope = {**scope, "path": path, "raw_path": path.encode()}
         await app(scope, receive, send)
 
-    return moved
+    return rewritten
 
 
-def _endpoint(server: Server, dialect: type[Dialect]) -> Any:
-    async def converse(websocket: WebSocket) -> None:
-        path = websocket.url.path
+def _endpoint(server: Server, protocol: type[Protocol[Message]]) -> Any:
+    async def serve(websocket: WebSocket) -> None:
         try:
-            with server.admit(dialect.protocol):
+            with server.admission.admit(protocol.name):
                 conversation = Conversation(
-                    server, dialect, websocket.query_params, websocket.headers
+                    server, protocol, websocket.query_params, websocket.headers
                 )
-                answer = [(k.encode(), v.encode()) for k, v in conversation.dialect.answer.items()]
-                await websocket.accept(accepted_subprotocol(websocket.headers), answer)
-                await conversation.run(WebSocketConnection(websocket))
-        except RefusedError as error:
-            await websocket.send_denial_response(refusal(path, error))
+                headers = conversation.protocol.response_headers.items()
+                await websocket.accept(
+                    accepted_subprotocol(websocket.headers),
+                    [(name.encode(), value.encode()) for name, value in headers],
+                )
+                await conversation.run(WebSocketTransport(websocket))
         except ParakeetError as error:
-            await websocket.send_denial_response(problem(path, 400, str(error)))
+            await websocket.send_denial_response(response_to(websocket.url.path, error))
 
-    return converse
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    """An error of the library's, as HTTP has it."""
-    if isinstance(error, RefusedError):
-        return refusal(request.url.path, error)
-    assert isinstance(error, ParakeetError)
-    return problem(request.url.path, status_of(error), str(error))
+    return serve
 
 
-async def _http_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = problem(request.url.path, error.status_code, str(error.detail))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    """A request that is not as it should be, in words."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
-    status = 400 if request.url.path.startswith(("/v1/audio", "/audio", "/v1/listen")) else 422
-    return problem(request.url.path, status, f"{place}: {first['msg']}")
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    return problem(request.url.path, 500, "internal error")
+async def _respond(request: Request, error: Exception) -> Response:
+    return response_to(request.url.path, error)

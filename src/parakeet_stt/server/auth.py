@@ -1,51 +1,33 @@
-"""Who may come in and how much they may bring; looked at before anything else."""
+"""Middleware: authentication, allowed origins, request size limit."""
 
 from __future__ import annotations
 
 import hmac
-import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import starlette.exceptions
 from fastapi import HTTPException
 from loguru import logger
 from starlette.datastructures import Headers, QueryParams
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parakeet_stt.errors import AudioError, ConfigurationError
-from parakeet_stt.server.connection import BadMessageError
-from parakeet_stt.server.state import RefusedError, Server
+from parakeet_stt.server.responses import error_response
+from parakeet_stt.server.state import Server
 
 _OPEN = ("/healthz", "/v1/health/live", "/v1/health/ready")
-"""Paths that need no key: an orchestrator asks there."""
-
-_OPENAI = ("/v1/audio", "/audio", "/v1/models", "/v1/realtime")
-_DEEPGRAM = ("/v1/listen",)
+"""Paths that need no key, for the health checks of orchestrators."""
 
 _KEY_PROTOCOL = "openai-insecure-api-key."
-"""What OpenAI's libraries write before the key where they offer it as a subprotocol."""
-
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-}
+"""OpenAI's libraries put this before a key that they send as a subprotocol."""
 
 
 class Gate:
-    """Middleware that refuses what may not come in, and counts the rest.
+    """Middleware: authentication, allowed origins, request size limit, request counter.
 
-    A WebSocket is refused before it is accepted, with an HTTP status.
+    A WebSocket is refused with an HTTP status before it is accepted.
 
     Args:
-        app: What is behind it.
+        app: The application behind it.
         server: Its settings and metrics.
     """
 
@@ -60,7 +42,7 @@ class Gate:
             return
         status = 0
 
-        async def note(message: Message) -> None:
+        async def record_status(message: Message) -> None:
             nonlocal status
             if message["type"].endswith("response.start"):
                 status = message["status"]
@@ -68,9 +50,9 @@ class Gate:
 
         refusal = self._refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, note)
+            await refusal(scope, receive, record_status)
         else:
-            await self._app(scope, self._bounded(scope, receive), note)
+            await self._app(scope, self._bounded(scope, receive), record_status)
         if status:
             path = getattr(scope.get("route"), "path", "other")
             self._server.metrics.requests.labels(path, str(status)).inc()
@@ -83,20 +65,22 @@ class Gate:
             if not holds_key(settings.api_keys, _keys(headers, query)):
                 self._server.metrics.rejected.labels("key").inc()
                 logger.info(f"refused {path!r}: no valid key")
-                return problem(path, 401, "a valid API key is needed")
+                return error_response(path, 401, "a valid API key is needed")
         origin = headers.get("origin")
         allowed = settings.allowed_origins
         if scope["type"] == "websocket" and origin and not {"*", origin} & set(allowed):
             self._server.metrics.rejected.labels("origin").inc()
-            logger.info(f"refused {path!r}: a page of {origin!r}")
-            return problem(path, 403, f"pages of {origin} may not connect")
+            logger.info(f"refused {path!r}: origin {origin!r} is not allowed")
+            return error_response(
+                path, 403, f"origin {origin} is not listed in PARAKEET_ALLOWED_ORIGINS"
+            )
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._most_bytes:
-            return problem(path, 413, self._too_large)
+        if length.isdigit() and int(length) > self._max_bytes:
+            return error_response(path, 413, self._too_large)
         return None
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Receive no more of a request than is allowed, whatever length it says it has."""
+        """Limit the bytes received, whatever length the request declares."""
         if scope["type"] == "websocket":
             return receive
         received = 0
@@ -105,110 +89,53 @@ class Gate:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._most_bytes:
+            if received > self._max_bytes:
                 raise HTTPException(413, self._too_large)
             return message
 
         return bounded
 
     @property
-    def _most_bytes(self) -> int:
+    def _max_bytes(self) -> int:
         return int(self._server.settings.max_upload_mb * 2**20)
 
     @property
     def _too_large(self) -> str:
-        return f"requests may have {self._server.settings.max_upload_mb:g} MiB at most"
+        return f"requests are limited to {self._server.settings.max_upload_mb:g} MiB"
 
 
-def holds_key(keys: Sequence[str], shown: Sequence[str]) -> bool:
-    """Whether one of the keys was shown; takes the same time wherever they differ."""
+def holds_key(keys: Sequence[str], sent: Sequence[str]) -> bool:
+    """Return whether one of the keys was sent; compares in constant time."""
     found = False
     for key in keys:
-        for other in shown:
+        for other in sent:
             found |= hmac.compare_digest(key.encode(), other.encode())
     return found
 
 
 def _keys(headers: Headers, query: Mapping[str, str]) -> list[str]:
-    """Every key that a client shows, in whichever of the usual places."""
-    shown = [query[name] for name in ("api_key", "token", "access_token") if name in query]
+    """Return every key that a client sends, in any of the usual places."""
+    sent = [query[name] for name in ("api_key", "token", "access_token") if name in query]
     if key := headers.get("x-api-key"):
-        shown.append(key)
+        sent.append(key)
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() in ("bearer", "token"):
-        shown.append(key.strip())
+        sent.append(key.strip())
     # Browsers cannot set headers on a WebSocket; Deepgram's and OpenAI's libraries do this instead.
-    shown += [protocol.removeprefix(_KEY_PROTOCOL) for protocol in subprotocols(headers)]
-    return shown
+    sent += [protocol.removeprefix(_KEY_PROTOCOL) for protocol in subprotocols(headers)]
+    return sent
 
 
 def subprotocols(headers: Headers) -> list[str]:
-    """What a WebSocket's client offers to speak."""
+    """Return the subprotocols that a WebSocket's client offers."""
     return [p.strip() for p in headers.get("sec-websocket-protocol", "").split(",") if p.strip()]
 
 
 def accepted_subprotocol(headers: Headers) -> str | None:
-    """The first offer that is no key; a browser expects that one of its offers is accepted."""
+    """Return the subprotocol to accept: the client's first offer that is not a key.
+
+    Browsers expect one of their offers to be accepted.
+    """
     offered = subprotocols(headers)
     keyless = (protocol for protocol in offered if not protocol.startswith(_KEY_PROTOCOL))
     return next(keyless, offered[0] if offered else None)
-
-
-def problem(path: str, status: int, message: str, retry_after: int | None = None) -> Response:
-    """An error in the shape that the clients of a path expect.
-
-    Args:
-        path: What was asked for.
-        status: HTTP status.
-        message: What is wrong.
-        retry_after: Seconds after which it may work.
-    """
-    content: dict[str, Any]
-    headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-    if path.startswith(_DEEPGRAM):
-        content = {"err_code": _DEEPGRAM_CODES.get(status, "Bad Request"), "err_msg": message}
-        content["request_id"] = str(uuid.uuid4())
-        # What clients show where a handshake fails: few of them read the body.
-        headers["dg-error"] = message.encode("unicode_escape").decode()[:500].strip()
-        headers["dg-request-id"] = content["request_id"]
-    elif path.startswith(_OPENAI):
-        content = openai_error(status, message)
-    else:
-        content = {"detail": message}
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(content, status, headers)
-
-
-_DEEPGRAM_CODES = {
-    401: "INVALID_AUTH",
-    413: "PAYLOAD_TOO_LARGE",
-    415: "UNSUPPORTED_MEDIA_TYPE",
-    429: "TOO_MANY_REQUESTS",
-    503: "SERVICE_UNAVAILABLE",
-}
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status that tells of an error."""
-    match error:
-        case starlette.exceptions.HTTPException():
-            return error.status_code
-        case RefusedError():
-            return error.status
-        case ConfigurationError() | BadMessageError():
-            return 400
-        case AudioError():
-            return 415
-    return 500
-
-
-def openai_error(status: int, message: str) -> dict[str, Any]:
-    """An error as OpenAI's clients expect it."""
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
-def refusal(path: str, error: RefusedError) -> Response:
-    """:func:`problem` for work that is not accepted now."""
-    return problem(path, error.status, str(error), error.retry_after)

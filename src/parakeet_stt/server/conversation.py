@@ -1,406 +1,142 @@
-"""One streaming client, from its first message to its last: queues, limits, and its end.
+"""Runs one streaming client from its first message to its last.
 
-A :class:`Dialect` says what messages mean; everything that is the same for all protocols is here.
+A conversation moves messages between the client's transport, its protocol and its session. Limits,
+flow control and the end are here, once for all protocols.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
 
-import pydantic
 from loguru import logger
 from starlette.datastructures import Headers, QueryParams
 
-from parakeet_stt.audio import SAMPLE_RATE, Samples
 from parakeet_stt.engine.events import Event, Failed, Final
-from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.session import Session
-from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.server.connection import (
-    ABNORMAL_CLOSURE,
-    BadMessageError,
-    Connection,
-    GoneError,
-    Inbox,
-    M,
-    UnreadableError,
+from parakeet_stt.server.connection import Connection
+from parakeet_stt.server.endings import (
+    BROKEN,
+    DISCONNECTED,
+    DONE,
+    DRAINED,
+    DRAINING,
+    FAILED,
+    Ending,
 )
+from parakeet_stt.server.messages import UnreadableError
+from parakeet_stt.server.protocol import Protocol
+from parakeet_stt.server.queues import Inbox
 from parakeet_stt.server.state import CLOSE_SECONDS, Server
+from parakeet_stt.server.transport import ABNORMAL_CLOSURE, DisconnectedError, Transport
 
-T = TypeVar("T")
+M = TypeVar("M")
 
-
-def _unbase64(value: Any) -> bytes:
-    try:
-        return base64.b64decode(value, validate=True)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"not base64: {error}") from error
-
-
-Base64 = Annotated[bytes, pydantic.BeforeValidator(_unbase64, json_schema_input_type=str)]
-"""Bytes that a message has in base64."""
-
-_CLOSED_BY_CLIENT = (1000, 1001, 1005)  # Codes with which a client leaves that wants no more.
-_LISTEN_SECONDS = 0.2  # How long what a client has sent already may take to get here.
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Why and how a conversation ends.
-
-    Attributes:
-        code: The WebSocket's close code.
-        reason: For the client and the log.
-        deliver: Whether what was heard gets its finals first.
-        listen: Whether what is on its way is heard first: the client does not know of its end yet.
-    """
-
-    code: int
-    reason: str
-    deliver: bool = True
-    listen: bool = False
-
-
-DONE = Ending(1000, "")
-GONE = Ending(ABNORMAL_CLOSURE, "the client has gone", deliver=False)
-DRAINING = Ending(1001, "the server is shutting down", listen=True)
-DRAINED = Ending(1001, "the server has shut down")
-_FAILED = Ending(1011, "inference failed: not every segment got its final")
-BROKEN = Ending(1011, "internal error", deliver=False)
-
-
-class Dialect(ABC, Generic[M]):
-    """One protocol: what its messages mean for a session, and a session's events for it.
-
-    Made before the connection is accepted; raises a ParakeetError where it cannot be, and the
-    client is then told why.
-
-    Attributes:
-        protocol: Its name in metrics and the log.
-        idle_code: The close code of a client that sends nothing.
-        answer: Headers of the response that accepts a WebSocket.
-        silent: Whether the client has a reason to send nothing, however long.
-
-    Args:
-        talk: The conversation that it translates.
-        query: What the URL asks for.
-    """
-
-    protocol: ClassVar[str]
-    idle_code: ClassVar[int] = 1008
-    silent = False
-
-    def __init__(self, talk: Conversation[M], query: QueryParams) -> None:
-        self.talk = talk
-        self.answer: dict[str, str] = {}
-
-    def greet(self) -> None:
-        """The connection is there: open the session, say what is said first."""
-
-    @abstractmethod
-    def receive(self, message: M) -> None:
-        """A message has come.
-
-        Raises:
-            ParakeetError: It cannot be used; the client is told, and the conversation goes on.
-        """
-
-    @abstractmethod
-    def tell(self, event: Event) -> None:
-        """The session has something to say."""
-
-    @abstractmethod
-    def complain(self, error: ParakeetError) -> None:
-        """Tell the client of an error."""
-
-    def rest(self) -> None:
-        """Nothing more will be received: hand over audio that a decoder still holds back."""
-
-    def leave(self, ending: Ending) -> None:
-        """The last words, after every final and before the connection is closed."""
+_CLOSED_BY_CLIENT = (1000, 1001, 1005)  # Close codes of clients that want no more finals.
+_READ_ON_SECONDS = 0.2  # Time for data that a client has already sent to arrive.
 
 
 class Conversation(Generic[M]):
-    """One streaming client.
+    """Runs one streaming client.
 
     Args:
-        server: Whose client it is.
-        dialect: What it speaks.
-        query: What its URL asks for.
-        headers: What it was opened with, where there are any.
+        server: The server that the client is connected to.
+        protocol: The protocol that the client uses.
+        query: Parameters of the URL.
+        headers: Headers of the request that opened the connection; TCP has none.
+
+    Attributes:
+        protocol: The client's instance of the protocol.
 
     Raises:
-        ParakeetError: The URL asks for what cannot be had.
+        ParakeetError: The protocol refuses the parameters.
     """
 
     def __init__(
         self,
         server: Server,
-        dialect: Callable[[Conversation[M], QueryParams], Dialect[M]],
+        protocol: type[Protocol[M]],
         query: QueryParams,
         headers: Headers | None = None,
     ) -> None:
-        self.server = server
-        self.headers = headers or Headers()
-        self.session: Session | None = None
-        loop = asyncio.get_running_loop()
-        self._ending: asyncio.Future[Ending] = loop.create_future()
-        # Why finals are waited for no longer: the client has gone, or the server has no more time.
-        self._cut: asyncio.Future[Ending] = loop.create_future()
-        self._failed = 0  # Segments that the client was sent an error for instead of a final.
+        self._server = server
+        self._connection: Connection[M] = Connection(server, protocol.name, headers)
+        self.protocol = protocol(self._connection, query)
+        # Why finals are no longer waited for: the client has disconnected, or time is up.
+        self._cut: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._failed = 0  # Segments whose final became an error.
         self._inbox: Inbox[M] = Inbox(server.settings.max_unread_kb * 1024)
-        self._unsent: deque[M] = deque()
-        self._taken = 0  # Messages that the client has taken.
-        self._has_unsent = asyncio.Event()
-        self._sent = asyncio.Event()
-        self._sent.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._relaying: asyncio.Task[None] | None = None
-        self._dialect = dialect(self, query)
-
-    @property
-    def dialect(self) -> Dialect[M]:
-        """What it speaks."""
-        return self._dialect
-
-    @property
-    def ending(self) -> Ending | None:
-        """How it ends, once that is known."""
-        return self._ending.result() if self._ending.done() else None
-
-    def open(
-        self,
-        *,
-        endpointing: Endpointing | None,
-        interims: bool,
-        preroll: float | None = None,
-        boost: Mapping[str, float] | None = None,
-    ) -> Session:
-        """Open the session, or change how the one that is open listens.
-
-        Args:
-            endpointing: As :meth:`~parakeet_stt.Engine.open`; None where the client flushes.
-            interims: Whether hypotheses are wanted.
-            preroll: Seconds before speech that belong to its segment; as was set by default. Where
-                the client flushes, all audio belongs to a segment.
-            boost: Phrases to expect.
-
-        Raises:
-            ConfigurationError: A phrase that cannot be used.
-        """
-        options = SessionOptions.from_settings(self.server.settings)
-        if endpointing is None:
-            preroll = None
-        elif preroll is None:
-            preroll = options.preroll
-        options = replace(
-            options,
-            stream=self.server.options(boost),
-            interval=options.interval if interims else None,
-            preroll=preroll,
-            endpointing=endpointing,
-        )
-        if self.session is not None:
-            self.session.configure(options)
-            return self.session
-        self.session = self.server.engine.open(options)
-        self._relaying = self._start(self._relay(self.session))
-        return self.session
-
-    def hear(self, samples: Samples) -> None:
-        """Hand audio to the session.
-
-        Raises:
-            ParakeetError: As :meth:`~parakeet_stt.Session.send`.
-        """
-        assert self.session is not None
-        self.session.send(samples)
-        metrics = self.server.metrics.audio.labels(self._dialect.protocol)
-        metrics.inc(len(samples) / SAMPLE_RATE)
-
-    def say(self, message: M) -> None:
-        """Queue a message for the client."""
-        self._unsent.append(message)
-        self._sent.clear()
-        self._has_unsent.set()
-
-    def copy(self, message: M) -> bool:
-        """Queue another client's message, unless this one is about to end or does not keep up.
-
-        Returns:
-            Whether it was queued; if not, nothing will be any more.
-        """
-        if len(self._unsent) >= self.server.settings.max_unsent:
-            self.end(self._too_slow)
-        if self._ending.done():
-            return False
-        self.say(message)
-        return True
-
-    def end(self, ending: Ending) -> None:
-        """Come to an end; the first reason for it is the one that counts."""
-        if not self._ending.done():
-            self._ending.set_result(ending)
 
     def drain(self) -> None:
-        """End because the server does."""
-        self.end(DRAINING)
+        """End because the server is shutting down."""
+        self._connection.end(DRAINING)
 
     def cut_short(self) -> None:
-        """End without the finals that are not ready, because the server has no more time."""
-        self.cut(DRAINED)
+        """End without the finals that are not ready, because the shutdown takes too long."""
+        self._end_now(DRAINED)
 
-    def cut(self, ending: Ending) -> None:
-        """Come to an end without the finals that are not ready; each becomes an error.
-
-        Args:
-            ending: Why; its code is used if the connection would be closed with 1000 otherwise.
-        """
-        self.end(ending)
-        if not self._cut.done():
-            self._cut.set_result(ending)
-
-    async def run(self, connection: Connection[M]) -> None:
-        """Talk to the client until either side ends it.
+    async def run(self, transport: Transport[M]) -> None:
+        """Serve the client until either side ends the conversation.
 
         Args:
-            connection: Accepted already.
+            transport: The client's transport; a WebSocket has been accepted.
         """
-        server, dialect = self.server, self._dialect
-        too_long = Ending(
-            1008, f"sessions end after {server.settings.max_session_seconds:g} seconds", listen=True
-        )
-        limit = asyncio.get_running_loop().call_later(
-            server.settings.max_session_seconds, self.end, too_long
-        )
+        server, protocol, connection = self._server, self.protocol, self._connection
+        seconds = server.settings.max_session_seconds
+        too_long = Ending(1008, f"sessions end after {seconds:g} seconds", read_on=True)
+        limit = asyncio.get_running_loop().call_later(seconds, connection.end, too_long)
         server.conversations.add(self)
         try:
-            self._start(self._write(connection))
-            dialect.greet()
-            receiving = self._start(self._receive(connection))
+            self._start(self._write(transport))
+            protocol.on_open()
+            self._start_relaying()
+            receiving = self._start(self._receive(transport))
             reading = self._start(self._read())
-            ending = await self._ending
-            if ending.listen:
-                await asyncio.wait([receiving], timeout=_LISTEN_SECONDS)
-            # From here on the connection is read only to answer pings and to notice its end.
+            ending = await connection.wait_for_ending()
+            if ending.read_on:
+                await asyncio.wait([receiving], timeout=_READ_ON_SECONDS)
+            # From here on the transport is read only to answer pings and to detect its end.
             self._inbox.close()
             if ending.deliver:
                 ending = await self._deliver(ending, reading)
             elif ending is BROKEN:
-                dialect.complain(ParakeetError(ending.reason))
-            lost = self._failed + (self.session.due if self.session else 0)
-            if self.session is not None:
-                self.session.abort()
-            await _cancelled(reading, receiving)
-            code = await self._close(connection, ending)
-            server.metrics.endings.labels(dialect.protocol, str(code)).inc()
-            left = ending is GONE and code in _CLOSED_BY_CLIENT
-            logger.log(
-                "DEBUG" if not lost else "INFO" if left else "WARNING",
-                f"{dialect.protocol}: closed with {code}: {ending.reason or 'finished'}"
-                + (f"; segments without a final: {lost}" if lost else ""),
-            )
+                protocol.on_error(ParakeetError(ending.reason))
+            missing = self._failed
+            if connection.is_open:
+                missing += connection.session.finals_due
+                connection.session.abort()
+            await _cancel(reading, receiving)
+            code = await self._close(transport, ending)
+            server.metrics.endings.labels(protocol.name, str(code)).inc()
+            self._log_end(ending, code, missing)
         finally:
             limit.cancel()
             server.conversations.discard(self)
-            if self.session is not None:
-                self.session.abort()
+            connection.cleanup.close()
+            if connection.is_open:
+                connection.session.abort()
             for task in self._tasks:
                 task.cancel()
 
-    async def _deliver(self, ending: Ending, reading: asyncio.Task[None]) -> Ending:
-        """Send the finals of everything received, and the last words.
+    # --- input ------------------------------------------------------------------------------------
 
-        Returns:
-            How the conversation ends after that: as it was to, or with another code than 1000 if a
-            final is missing.
-        """
-        session, cut = self.session, None
-        if ending.listen:
-            cut = await self._inference(reading)
-        if session is not None and self._relaying is not None:
-            try:
-                self._dialect.rest()
-            except ParakeetError as error:
-                self._complain(error)
-            last = session.flush()
-            cut = cut or await self._inference(last)
-            if cut is GONE:
-                return GONE
-            if cut is not None:
-                session.fail(ParakeetError(cut.reason))
-            session.abort()  # Nothing is due any more: this ends the events.
-            if not await self._takes_everything(self._relaying):
-                return self._too_slow
-            if self._cut.done() and self._cut.result() is GONE:
-                return GONE
-        if self._failed and ending.code == DONE.code:
-            ending = _FAILED if cut is None else Ending(cut.code, cut.reason)
-        self._dialect.leave(ending)
-        return ending
-
-    async def _inference(self, work: asyncio.Future[Any]) -> Ending | None:
-        """Wait for what needs inference.
-
-        Returns:
-            None once it is done; otherwise why it is waited for no longer.
-        """
-        limit = self.server.settings.stall_seconds
-        begun = time.monotonic()
-        while not work.done():
-            if self._cut.done():
-                return self._cut.result()
-            progressed = self.session.progressed_at if self.session else 0.0
-            left = max(begun, progressed) + limit - time.monotonic()
-            if left <= 0:
-                return Ending(1013, f"inference has made no progress for {limit:g} seconds")
-            both = asyncio.FIRST_COMPLETED
-            await asyncio.wait([work, self._cut], timeout=left, return_when=both)
-        return None
-
-    async def _takes_everything(self, relaying: asyncio.Task[None]) -> bool:
-        """Wait until every event has become messages; False if the client takes none of them."""
-        while not relaying.done():
-            taken = self._taken
-            await asyncio.wait([relaying], timeout=CLOSE_SECONDS)
-            if self._taken == taken and not relaying.done():
-                return False
-        return True
-
-    async def _close(self, connection: Connection[M], ending: Ending) -> int:
-        """Send what is left, and close.
-
-        Returns:
-            The close code that was sent or received.
-        """
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._sent.wait()
-                return await connection.close(ending.code, ending.reason)
-        except TimeoutError:
-            logger.warning(f"{self._dialect.protocol}: the client did not take the last messages")
-            connection.abort()
-            return ABNORMAL_CLOSURE
-
-    async def _receive(self, connection: Connection[M]) -> None:
-        """Read the connection into the inbox."""
+    async def _receive(self, transport: Transport[M]) -> None:
+        """Read the transport into the inbox."""
         while True:
             try:
-                message = await connection.receive()
+                message = await transport.receive()
                 if message is None:
                     self._inbox.close()
                     return
-                await self._inbox.put(message, connection.size(message))
-            except GoneError:
-                self.cut(GONE)
+                await self._inbox.put(message, transport.size(message))
+            except DisconnectedError:
+                self._end_now(DISCONNECTED)
                 return
             except ParakeetError as error:
                 await self._inbox.put(error)
@@ -408,153 +144,224 @@ class Conversation(Generic[M]):
                     return
 
     async def _read(self) -> None:
-        idle = self.server.settings.idle_seconds
-        while self.ending is None or self.ending.listen:
+        """Pass the inbox's messages to the protocol, at the pace of client and inference."""
+        idle = self._server.settings.idle_seconds
+        connection, protocol = self._connection, self.protocol
+        while connection.ending is None or connection.ending.read_on:
             try:
-                async with asyncio.timeout(None if self._dialect.silent else idle):
+                async with asyncio.timeout(None if protocol.may_be_silent else idle):
                     message = await self._inbox.get()
                 if message is None:
-                    self.end(DONE)
+                    connection.end(DONE)
                     return
-                self._dialect.receive(message)
+                protocol.on_message(message)
             except TimeoutError:
                 reason = f"nothing was received for {idle:g} seconds"
-                self.end(Ending(self._dialect.idle_code, reason))
+                connection.end(Ending(protocol.idle_code, reason))
             except UnreadableError as error:
                 self._count_error(error)
-                self.end(Ending(error.code, str(error)))
+                connection.end(Ending(error.code, str(error)))
             except ParakeetError as error:
-                self._complain(error)
-            if self._waiting > self.server.settings.max_unsent:
-                await self._keep_pace()
-            if self.session is not None:
-                await self._keep_up(self.session)
+                self._report(error)
+            self._start_relaying()
+            if connection.waiting > self._server.settings.max_unsent:
+                await self._wait_for_client()
+            if connection.is_open:
+                await self._wait_for_backlog(connection.session)
 
-    @property
-    def _waiting(self) -> int:
-        """Messages, and events that will become some, that wait for the client."""
-        return len(self._unsent) + (self.session.pending_events if self.session else 0)
-
-    async def _keep_pace(self) -> None:
-        """Read no more until the client has taken what waits for it, if it does."""
+    async def _wait_for_client(self) -> None:
+        """Wait until the client has read all messages; end the conversation if it does not."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._sent.wait()
+                await self._connection.outbox.wait_until_empty()
         except TimeoutError:
-            self.end(self._too_slow)
+            self._connection.end(self._connection.too_slow)
 
-    @property
-    def _too_slow(self) -> Ending:
-        reason = f"too slow: {self._waiting} messages wait to be read"
-        return Ending(1008, reason, deliver=False)
-
-    async def _keep_up(self, session: Session) -> None:
-        """Take nothing more from the inbox while inference is behind."""
-        most = self.server.settings.max_backlog_seconds
-        if session.backlog <= most:
+    async def _wait_for_backlog(self, session: Session) -> None:
+        """Wait while too much audio waits for inference."""
+        limit = self._server.settings.max_backlog_seconds
+        if session.backlog <= limit:
             return
-        catching_up = self._start(session.wait_for_backlog(most))
-        cut = await self._inference(catching_up)
+        catching_up = self._start(session.wait_for_backlog(limit))
+        cut = await self._wait_for_inference(catching_up)
         catching_up.cancel()
         if cut is not None:
-            self.cut(cut)
+            self._end_now(cut)
 
-    def _complain(self, error: ParakeetError) -> None:
-        """Count an error, and tell the client."""
-        self._count_error(error)
-        self._dialect.complain(error)
+    # --- output -----------------------------------------------------------------------------------
 
-    def _count_error(self, error: ParakeetError) -> None:
-        protocol = self._dialect.protocol
-        self.server.metrics.errors.labels(protocol, type(error).__name__).inc()
-        logger.info(f"{protocol}: {error}")
+    def _start_relaying(self) -> None:
+        """Relay the session's events from when the protocol has opened it."""
+        if self._relaying is None and self._connection.is_open:
+            self._relaying = self._start(self._relay(self._connection.session))
 
     async def _relay(self, session: Session) -> None:
-        """Tell the session's events as fast as the client takes them: interims wait in the session,
-        where a newer one takes an older one's place."""
+        """Pass events to the protocol as fast as the client reads.
+
+        Hypotheses wait in the session, where a newer one replaces an older one.
+        """
         events = aiter(session)
         while True:
-            await self._sent.wait()
+            await self._connection.outbox.wait_until_empty()
             try:
                 event = await anext(events)
             except StopAsyncIteration:
                 return
             if isinstance(event, Final):
-                event = replace(event, transcript=self.server.with_language(event.transcript))
+                event = replace(event, transcript=self._server.with_language(event.transcript))
             self._count(event)
-            self._dialect.tell(event)
+            self.protocol.on_event(event)
+
+    async def _write(self, transport: Transport[M]) -> None:
+        """Send the messages in the outbox."""
+        outbox = self._connection.outbox
+        while True:
+            try:
+                await outbox.send_all(transport.send)
+            except DisconnectedError:
+                self._end_now(DISCONNECTED)
+                unsent = len(outbox.take())
+                logger.info(f"{self.protocol.name}: {unsent} messages could not be sent")
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _end_now(self, ending: Ending) -> None:
+        """End without the finals that are not ready; each becomes an error.
+
+        Args:
+            ending: Its code is used if the connection would otherwise be closed with 1000.
+        """
+        self._connection.end(ending)
+        if not self._cut.done():
+            self._cut.set_result(ending)
+
+    async def _deliver(self, ending: Ending, reading: asyncio.Task[None]) -> Ending:
+        """Send the finals of all received audio, and the protocol's last messages.
+
+        Returns:
+            The ending to use: the argument, or one with another code than 1000 if a final is
+            missing.
+        """
+        connection, cut = self._connection, None
+        if ending.read_on:
+            cut = await self._wait_for_inference(reading)
+        if self._relaying is not None:
+            session = connection.session
+            try:
+                self.protocol.flush_audio()
+            except ParakeetError as error:
+                self._report(error)
+            last = session.flush()
+            cut = cut or await self._wait_for_inference(last)
+            if cut is DISCONNECTED:
+                return DISCONNECTED
+            if cut is not None:
+                session.fail(ParakeetError(cut.reason))
+            session.abort()  # No final is due any more: this ends the events.
+            if not await self._reads_everything(self._relaying):
+                return connection.too_slow
+            if self._cut.done() and self._cut.result() is DISCONNECTED:
+                return DISCONNECTED
+        if self._failed and ending.code == DONE.code:
+            ending = FAILED if cut is None else Ending(cut.code, cut.reason)
+        self.protocol.on_close(ending)
+        return ending
+
+    async def _wait_for_inference(self, work: asyncio.Future[Any]) -> Ending | None:
+        """Wait for something that needs inference, as long as inference makes progress.
+
+        Returns:
+            None once it is done; otherwise why the wait was given up.
+        """
+        limit = self._server.settings.stall_seconds
+        started = time.monotonic()
+        while not work.done():
+            if self._cut.done():
+                return self._cut.result()
+            connection = self._connection
+            progressed = connection.session.progressed_at if connection.is_open else 0.0
+            left = max(started, progressed) + limit - time.monotonic()
+            if left <= 0:
+                return Ending(1013, f"inference has made no progress for {limit:g} seconds")
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait([work, self._cut], timeout=left, return_when=first)
+        return None
+
+    async def _reads_everything(self, relaying: asyncio.Task[None]) -> bool:
+        """Wait until every event has become messages; return False if the client stops reading."""
+        outbox = self._connection.outbox
+        while not relaying.done():
+            sent = outbox.sent
+            await asyncio.wait([relaying], timeout=CLOSE_SECONDS)
+            if outbox.sent == sent and not relaying.done():
+                return False
+        return True
+
+    async def _close(self, transport: Transport[M], ending: Ending) -> int:
+        """Send the remaining messages and close.
+
+        Returns:
+            The close code that was sent or received.
+        """
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._connection.outbox.wait_until_empty()
+                return await transport.close(ending.code, ending.reason)
+        except TimeoutError:
+            logger.warning(f"{self.protocol.name}: the client did not read the last messages")
+            transport.abort()
+            return ABNORMAL_CLOSURE
+
+    # --- counting and logging ---------------------------------------------------------------------
+
+    def _report(self, error: ParakeetError) -> None:
+        """Count an error and send it to the client."""
+        self._count_error(error)
+        self.protocol.on_error(error)
+
+    def _count_error(self, error: ParakeetError) -> None:
+        name = self.protocol.name
+        self._server.metrics.errors.labels(name, type(error).__name__).inc()
+        logger.info(f"{name}: {error}")
 
     def _count(self, event: Event) -> None:
-        metrics, protocol = self.server.metrics, self._dialect.protocol
+        metrics, name = self._server.metrics, self.protocol.name
         match event:
             case Final() if event.transcript.text:
-                metrics.segments.labels(protocol).inc()
-                metrics.latency.labels(protocol).observe(event.latency)
+                metrics.segments.labels(name).inc()
+                metrics.latency.labels(name).observe(event.latency)
             case Failed():
                 self._failed += event.segment > 0
-                metrics.errors.labels(protocol, type(event.error).__name__).inc()
+                metrics.errors.labels(name, type(event.error).__name__).inc()
 
-    async def _write(self, connection: Connection[M]) -> None:
-        while True:
-            while self._unsent:
-                try:
-                    await connection.send(self._unsent[0])
-                except GoneError:
-                    self.cut(GONE)
-                    left = len(self._unsent)
-                    logger.info(f"{self._dialect.protocol}: {left} messages could not be sent")
-                    self._unsent.clear()
-                    break
-                self._unsent.popleft()
-                self._taken += 1
-            self._sent.set()
-            self._has_unsent.clear()
-            await self._has_unsent.wait()
+    def _log_end(self, ending: Ending, code: int, missing: int) -> None:
+        by_client = ending is DISCONNECTED and code in _CLOSED_BY_CLIENT
+        logger.log(
+            "DEBUG" if not missing else "INFO" if by_client else "WARNING",
+            f"{self.protocol.name}: closed with {code}: {ending.reason or 'finished'}"
+            + (f"; segments without a final: {missing}" if missing else ""),
+        )
 
-    def _start(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
+    # --- tasks ------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._task_ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A part of the conversation has come to its end; by a defect of ours, all of it does."""
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """End the conversation if one of its tasks fails, which is a defect of ours."""
         self._tasks.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        logger.opt(exception=error).error(f"{self._dialect.protocol}: {error!r}")
-        self.server.metrics.errors.labels(self._dialect.protocol, "internal").inc()
-        self.end(BROKEN)
+        logger.opt(exception=error).error(f"{self.protocol.name}: {error!r}")
+        self._server.metrics.errors.labels(self.protocol.name, "internal").inc()
+        self._connection.end(BROKEN)
 
 
-async def _cancelled(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks and wait for their ends."""
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-
-
-def parse(kind: pydantic.TypeAdapter[T], message: str | bytes) -> T:
-    """A client's JSON message as what the protocol has.
-
-    Raises:
-        BadMessageError: It is something else; the message says where and what.
-    """
-    try:
-        return kind.validate_json(message)
-    except pydantic.ValidationError as error:
-        raise BadMessageError(_in_words(error)) from error
-
-
-def check(kind: pydantic.TypeAdapter[T], content: Any) -> T:
-    """What is no JSON any more as what the protocol has; as :func:`parse`."""
-    try:
-        return kind.validate_python(content)
-    except pydantic.ValidationError as error:
-        raise BadMessageError(_in_words(error)) from error
-
-
-def _in_words(error: pydantic.ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]

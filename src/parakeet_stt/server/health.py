@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, how is it set, and what has it done so far."""
+"""Health, readiness, configuration and metrics endpoints."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 import parakeet_stt
-from parakeet_stt.server.state import Server, State
+from parakeet_stt.server.admission import State
+from parakeet_stt.server.state import Server
 
 router = APIRouter(tags=["server"])
 
 
-def the_server(request: Request) -> Server:
-    """The server that an application belongs to."""
+def get_server(request: Request) -> Server:
+    """Return the server that an application belongs to."""
     server: Server = request.app.state.server
     return server
 
 
-TheServer = Annotated[Server, Depends(the_server)]
+ServerDependency = Annotated[Server, Depends(get_server)]
 
 
 class Health(BaseModel):
-    """Whether the process answers."""
+    """The process responds."""
 
     status: str
 
 
 class Readiness(BaseModel):
-    """Whether work is accepted."""
+    """Whether the server accepts work."""
 
     object: str = "health.response"
     status: str
     message: str
 
 
-@router.get("/healthz", summary="Whether the process answers (systems 001 and 002)")
-@router.get("/v1/health/live", summary="Whether the process answers")
+@router.get("/healthz", summary="Liveness (the path of the Parakeet FastAPI services)")
+@router.get("/v1/health/live", summary="Liveness")
 async def live() -> Health:
-    """Answers as long as the process is alive, whatever the model does."""
+    """200 as long as the process responds, whatever the state of the model."""
     return Health(status="ok")
 
 
@@ -52,20 +53,21 @@ _MESSAGES = {
 
 @router.get(
     "/v1/health/ready",
-    summary="Whether work is accepted",
-    responses={503: {"model": Readiness, "description": "Loading, or shutting down."}},
+    summary="Readiness",
+    responses={503: {"model": Readiness, "description": "Loading or shutting down."}},
 )
-async def ready(server: TheServer, response: Response) -> Readiness:
-    """503 while the model is being loaded and while the server shuts down."""
-    if server.state is not State.READY:
+async def ready(server: ServerDependency, response: Response) -> Readiness:
+    """200 while work is accepted; 503 while the model is being loaded and during shutdown."""
+    state = server.admission.state
+    if state is not State.READY:
         response.status_code = 503
         response.headers["Retry-After"] = "5"
-    return Readiness(status=server.state.value, message=_MESSAGES[server.state])
+    return Readiness(status=state.value, message=_MESSAGES[state])
 
 
 @router.get("/config", summary="The settings in effect, without secrets")
-async def config(server: TheServer) -> dict[str, Any]:
-    """Every setting as it is in effect, and what the model runs on."""
+async def config(server: ServerDependency) -> dict[str, Any]:
+    """Every setting in effect, and the model with its device and precision."""
     model = server.engine.model
     running = None
     if model is not None:
@@ -81,7 +83,7 @@ async def config(server: TheServer) -> dict[str, Any]:
     return {"version": parakeet_stt.__version__, "settings": settings, "running": running}
 
 
-@router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
-async def metrics(server: TheServer) -> Response:
-    """Prometheus' text format."""
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+async def metrics(server: ServerDependency) -> Response:
+    """Metrics in Prometheus' text format."""
     return Response(server.metrics.render(), media_type=server.metrics.content_type)

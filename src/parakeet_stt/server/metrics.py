@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""Metrics of the server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LATENCIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Metrics:
-    """One server's counters, in a registry of their own."""
+    """Metrics of one server, in a registry of their own."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,7 +46,7 @@ class Metrics:
         )
         self.latency = Histogram(
             "parakeet_final_latency_seconds",
-            "From a flush to its final.",
+            "Time from a flush to its final.",
             ["protocol"],
             buckets=_LATENCIES,
             registry=registry,
@@ -55,7 +55,7 @@ class Metrics:
             "parakeet_requests", "HTTP requests.", ["endpoint", "status"], registry=registry
         )
         self.errors = Counter(
-            "parakeet_errors", "Errors told to clients.", ["protocol", "type"], registry=registry
+            "parakeet_errors", "Errors sent to clients.", ["protocol", "type"], registry=registry
         )
         self.lag = Gauge(
             "parakeet_lag_seconds", "Audio waiting for inference, all sessions.", registry=registry
@@ -64,5 +64,5 @@ class Metrics:
         self.ready = Gauge("parakeet_ready", "1 while work is accepted.", registry=registry)
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

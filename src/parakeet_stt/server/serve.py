@@ -1,4 +1,4 @@
-"""The server's process: its ports, and how signals end it."""
+"""The server's process: ports and signals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from loguru import logger
@@ -21,21 +21,24 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Request
 
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.server.admission import RefusedError
 from parakeet_stt.server.app import EARS_PATH, NATIVE_PATH, at_root, make_app
-from parakeet_stt.server.connection import (
-    ABNORMAL_CLOSURE,
-    TRANSPORT,
-    GoneError,
-    LineConnection,
-    M,
-    TcpConnection,
-    Transport,
-)
-from parakeet_stt.server.conversation import Conversation, Dialect
-from parakeet_stt.server.protocols.native import NativeLines, refusal_004
-from parakeet_stt.server.protocols.wyoming import Wyoming, WyomingConnection, wyoming_refusal
+from parakeet_stt.server.conversation import Conversation
+from parakeet_stt.server.protocol import Protocol
+from parakeet_stt.server.protocols.native import NativeLines, refuse_line
+from parakeet_stt.server.protocols.wyoming import Wyoming, WyomingTransport, refuse_event
 from parakeet_stt.server.settings import ServerSettings
-from parakeet_stt.server.state import RefusedError, Server
+from parakeet_stt.server.state import Server
+from parakeet_stt.server.transport import (
+    ABNORMAL_CLOSURE,
+    SOCKET_CONTROL,
+    DisconnectedError,
+    LineTransport,
+    SocketControl,
+    TcpTransport,
+)
+
+M = TypeVar("M")
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -43,7 +46,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without signal handlers of its own: it ends when the server has been drained."""
+    """Uvicorn without its signal handlers: it stops when the server has been drained."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -51,8 +54,11 @@ class _Uvicorn(uvicorn.Server):
 
 
 class _WebSockets(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSockets, with what a client needs that sends or reads too slowly or too fast:
-    a keepalive that counts every byte, pongs that are bounded, and a :class:`Transport`."""
+    """Uvicorn's WebSockets, made robust against clients that send or read too slowly or too fast.
+
+    The keepalive counts every received byte, queued pongs are bounded, and the ASGI scope has a
+    :class:`SocketControl`.
+    """
 
     _received_at = 0.0
     _late_pongs: Sequence[bytes] = ()
@@ -61,15 +67,17 @@ class _WebSockets(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions: Any = self.scope["extensions"]
-            extensions[TRANSPORT] = Transport(self.transport.abort, self._close_code)
+            extensions[SOCKET_CONTROL] = SocketControl(self.transport.abort, self._close_code)
 
     def data_received(self, data: bytes) -> None:
         self._received_at = self.loop.time()
         super().data_received(data)
 
     def keepalive_timeout(self) -> None:
-        """Give up a client of which nothing was received since the ping; any byte will do, as its
-        pong may be behind data that the server has not read yet."""
+        """Close the connection if no byte was received since the ping.
+
+        Any byte counts: the pong may be behind data that the server has not read yet.
+        """
         if not self.read_paused and self._received_at < self.ping_sent_at:
             super().keepalive_timeout()
             return
@@ -78,7 +86,7 @@ class _WebSockets(WebSocketsSansIOProtocol):
         self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
 
     def handle_ping(self) -> None:
-        """Answer; while the client does not read, only its newest pings (RFC 6455, 5.5.3)."""
+        """Answer a ping; if the client does not read, only the newest (RFC 6455, 5.5.3)."""
         if self.writable.is_set():
             super().handle_ping()
         else:
@@ -95,14 +103,14 @@ class _WebSockets(WebSocketsSansIOProtocol):
 
 
 class Running:
-    """A server with its ports open. :func:`serve` has one until it is told to stop.
+    """A server and its ports.
 
     Attributes:
-        server: What is behind the ports.
-        ports: The port that each of ``port``, ``ws_port`` and so on came to be.
+        server: The server behind the ports.
+        ports: The number of each open port by its setting: ``port``, ``ws_port`` and so on.
 
     Args:
-        settings: Which ports, and everything else.
+        settings: The settings of the engine and the server.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -116,7 +124,7 @@ class Running:
         """Open the ports, then load the model.
 
         Raises:
-            ConfigurationError: A port cannot be had, or the certificate cannot be used.
+            ConfigurationError: A port cannot be opened, or the certificate is invalid.
             ParakeetError: The model cannot be loaded.
         """
         settings = self._settings
@@ -126,19 +134,19 @@ class Running:
             await self._open_web("port", app, settings.port)
             for name, path in (("ws_port", NATIVE_PATH), ("ears_port", EARS_PATH)):
                 await self._open_web(name, at_root(app, path), getattr(settings, name))
-            lines = self._talking(LineConnection, NativeLines, refusal_004)
+            lines = self._stream_handler(LineTransport, NativeLines, refuse_line)
             await self._open_tcp("tcp_port", settings.host, lines, self._tls())
-            keyless = settings.tcp_host
-            if keyless is None:
-                keyless = "127.0.0.1" if settings.api_keys else settings.host
-            await self._open_tcp("status_port", keyless, self._tell_status, None)
-            framed = functools.partial(WyomingConnection, most=settings.max_message_kb * 1024)
-            wyoming = self._talking(framed, Wyoming, wyoming_refusal)
-            await self._open_tcp("wyoming_port", keyless, wyoming, None)
+            unprotected = settings.tcp_host
+            if unprotected is None:
+                unprotected = "127.0.0.1" if settings.api_keys else settings.host
+            await self._open_tcp("status_port", unprotected, self._send_status, None)
+            framed = functools.partial(WyomingTransport, max_bytes=settings.max_message_kb * 1024)
+            wyoming = self._stream_handler(framed, Wyoming, refuse_event)
+            await self._open_tcp("wyoming_port", unprotected, wyoming, None)
             if exposed and not settings.api_keys:
                 logger.warning(
-                    f"listening on {settings.host} without a key: whoever reaches this machine may "
-                    f"use it; PARAKEET_API_KEYS sets keys"
+                    f"listening on {settings.host} without keys: everybody who reaches this "
+                    f"machine can use the server; set PARAKEET_API_KEYS to require keys"
                 )
             await self.server.start()
         except BaseException:
@@ -149,16 +157,16 @@ class Running:
         logger.info(
             f"ready: {scheme}://{settings.host}:{self.ports['port']}"
             + (f" ({ports})" if ports else "")
-            + ("" if exposed else "; this machine only, --host 0.0.0.0 opens it to others")
+            + ("" if exposed else "; for this machine only (--host 0.0.0.0 opens it to others)")
         )
 
     async def drain(self) -> None:
-        """Let what is open come to its end, then close the ports."""
+        """Finish open sessions and requests, then close the ports."""
         await self.server.drain()
         await self.close()
 
     async def close(self) -> None:
-        """Close the ports, whatever is open."""
+        """Close the ports at once."""
         for tcp in self._tcp:
             tcp.close()
         for web, _ in self._web:
@@ -189,15 +197,15 @@ class Running:
             config.load()
         except ssl.SSLError as error:
             raise ConfigurationError(
-                f"the certificate or its key cannot be used: {error}"
+                f"the TLS certificate or its key is invalid: {error}"
             ) from error
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         try:
             listening = socket.create_server((settings.host, port), family=family)
         except OSError as error:
             raise _unavailable(name, settings.host, port, error) from error
-        # Accepted sockets inherit it; asyncio does not set it on those of a socket that it was
-        # given, and a second small message would then wait 40 ms for the first one's receipt.
+        # Accepted sockets inherit TCP_NODELAY. Asyncio does not set it if it is given a socket, and
+        # a second small message would then wait 40 ms until the first one is acknowledged.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         web = _Uvicorn(config)
         task = asyncio.create_task(web.serve([listening]), name=f"uvicorn-{name}")
@@ -226,38 +234,44 @@ class Running:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
         return context
 
-    def _talking(
+    def _stream_handler(
         self,
-        connect: Callable[[asyncio.StreamReader, asyncio.StreamWriter], TcpConnection[M]],
-        dialect: type[Dialect[M]],
-        refusal: Callable[[RefusedError], M],
+        make_transport: Callable[[asyncio.StreamReader, asyncio.StreamWriter], TcpTransport[M]],
+        protocol: type[Protocol[M]],
+        refuse: Callable[[RefusedError], M],
     ) -> Handler:
-        """What serves a client of a TCP port: its framing, its protocol, and how that says no."""
+        """Return the handler of a TCP port.
 
-        async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = connect(reader, writer)
+        Args:
+            make_transport: Its framing.
+            protocol: Its protocol.
+            refuse: Makes the message for a client that is not admitted.
+        """
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            transport = make_transport(reader, writer)
             try:
-                with self.server.admit(dialect.protocol):
-                    await Conversation(self.server, dialect, QueryParams()).run(connection)
+                with self.server.admission.admit(protocol.name):
+                    await Conversation(self.server, protocol, QueryParams()).run(transport)
             except RefusedError as error:
-                with contextlib.suppress(GoneError):
-                    await connection.send(refusal(error))
-                await connection.close(1013, str(error))
+                with contextlib.suppress(DisconnectedError):
+                    await transport.send(refuse(error))
+                await transport.close(1013, str(error))
 
-        return converse
+        return handle
 
-    async def _tell_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        status = {"type": "status", "connected_streams": self.server.sessions}
+    async def _send_status(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        status = {"type": "status", "connected_streams": self.server.admission.sessions}
         writer.write(json.dumps(status).encode() + b"\n")
         writer.close()
 
 
 def _unavailable(name: str, host: str, port: int, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"{name} {port} of {host} cannot be opened: {error.strerror}")
+    return ConfigurationError(f"{name} {port} on {host} cannot be opened: {error.strerror}")
 
 
 async def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT; a second one does not wait for open sessions.
+    """Serve until SIGTERM or SIGINT; a second signal stops without waiting for open sessions.
 
     Raises:
         ParakeetError: As :meth:`Running.open`.
@@ -283,9 +297,9 @@ async def serve(settings: ServerSettings) -> None:
         await running.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Not by the loop: Windows' cannot.
+        # Not loop.add_signal_handler(): Windows' event loop has none.
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
-    # Uvicorn's own words, where there are any, go where ours go.
+    # Log uvicorn's messages like ours.
     logging.getLogger("uvicorn").addHandler(_Forward())
     signals = asyncio.create_task(until_drained())
     with contextlib.suppress(asyncio.CancelledError):
@@ -294,10 +308,10 @@ async def serve(settings: ServerSettings) -> None:
 
 
 class _Forward(logging.Handler):
-    """Python's logging to loguru's."""
+    """Forwards Python's logging to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if "without completing handshake" in record.getMessage():
-            return  # What uvicorn says of every WebSocket that is refused.
+            return  # Uvicorn logs this for every WebSocket that we refuse.
         level = "DEBUG" if record.levelno <= logging.INFO else record.levelname
         logger.opt(exception=record.exc_info).log(level, record.getMessage())

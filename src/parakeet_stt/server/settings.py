@@ -1,4 +1,4 @@
-"""What the server can be told beyond the engine's settings; docs/server.md has the table."""
+"""The server's settings beyond those of the engine; docs/server.md has the table."""
 
 from __future__ import annotations
 
@@ -27,107 +27,131 @@ ALIASES = {
     "VAD_THRESHOLD": "vad_threshold",
     "PROCESSING_TIMEOUT": "request_seconds",
 }
-"""Variables of the systems that this server takes the place of, and what they are called here."""
+"""Environment variables of the servers that this one replaces, and the fields they set."""
 
 
 class ServerSettings(ParakeetSettings):
     """Settings of ``parakeet-stt serve``: every field is the variable ``PARAKEET_<FIELD>``."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every one.")
-    port: Port = Field(8000, description="Port of HTTP and WebSocket; 0 takes one that is free.")
-    ws_port: Port | None = Field(
-        None, description="Another port, at whose root is what `/v1/stream` is (as system 004)."
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; `0.0.0.0` listens on every address."
     )
-    ears_port: Port | None = Field(None, description="Another port, at whose root eaRS is.")
+    port: Port = Field(8000, description="Port of HTTP and WebSocket; 0 chooses a free port.")
+    ws_port: Port | None = Field(
+        None, description="Port that serves `/v1/stream` at its root (as parakeet-streaming does)."
+    )
+    ears_port: Port | None = Field(None, description="Port that serves eaRS at its root.")
     tcp_port: Port | None = Field(None, description="Port of `/v1/stream` as lines of JSON on TCP.")
     status_port: Port | None = Field(
-        None, description="Port that tells the number of sessions, one line of JSON."
+        None, description="Port that sends the number of open sessions as one line of JSON."
     )
     wyoming_port: Port | None = Field(None, description="Port of Wyoming (Home Assistant: 10300).")
     tcp_host: str | None = Field(
         None,
-        description="Address of the status and Wyoming ports, which know no keys: by default as "
-        "`PARAKEET_HOST`, or `127.0.0.1` where keys are set.",
+        description="Address of the status and Wyoming ports, which have no authentication. "
+        "Default: `PARAKEET_HOST`, or `127.0.0.1` if API keys are set.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         repr=False,
-        description="Keys that clients must show, separated by commas; none lets everybody in.",
+        description="API keys, separated by commas; clients must send one of them. Without keys, "
+        "every client is accepted.",
     )
     ears_listener_tokens: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         repr=False,
-        description="Tokens with which clients of eaRS may listen to each other's streams, "
-        "separated by commas; none, and nobody may.",
+        description="Tokens that allow eaRS clients to listen to other clients' streams, separated "
+        "by commas. Without tokens, listening is disabled.",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Web pages that may use the server (CORS, WebSocket origins), separated by "
-        "commas, such as `https://app.example`; `*` is every one.",
+        description="Origins of web pages that may use the server (CORS, WebSockets), separated by "
+        "commas, such as `https://app.example`; `*` allows every origin.",
     )
-    tls_cert: Path | None = Field(None, description="Certificate for HTTPS, WSS and TCP (PEM).")
-    tls_key: Path | None = Field(None, description="Its private key (PEM).")
+    tls_cert: Path | None = Field(None, description="TLS certificate for HTTPS, WSS and TCP (PEM).")
+    tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
 
-    max_sessions: int = Field(64, ge=1, description="Streaming clients at a time.")
-    max_requests: int = Field(16, ge=1, description="Files transcribed at a time.")
-    max_upload_mb: float = Field(512, gt=0, description="Largest request, MiB.")
-    max_file_seconds: float = Field(4 * 3600, gt=0, description="Longest file, seconds of audio.")
-    request_seconds: float = Field(3600, gt=0, description="Longest time that a file may take.")
-    max_message_kb: int = Field(4096, ge=16, description="Largest streaming message, KiB.")
+    max_sessions: int = Field(64, ge=1, description="Maximum number of open streaming sessions.")
+    max_requests: int = Field(
+        16, ge=1, description="Maximum number of files transcribed at the same time."
+    )
+    max_upload_mb: float = Field(512, gt=0, description="Maximum size of a request, MiB.")
+    max_file_seconds: float = Field(
+        4 * 3600, gt=0, description="Maximum length of a file, seconds."
+    )
+    request_seconds: float = Field(
+        3600, gt=0, description="Maximum time for uploading and transcribing a file, seconds."
+    )
+    max_message_kb: int = Field(
+        4096, ge=16, description="Maximum size of a streaming message, KiB."
+    )
     max_session_seconds: float = Field(
-        4 * 3600, gt=0, description="Longest streaming session; at its end the final is sent."
+        4 * 3600,
+        gt=0,
+        description="Maximum length of a streaming session, seconds; at its end its finals are "
+        "sent.",
     )
     idle_seconds: float = Field(
-        60, gt=0, description="A streaming client that sends nothing for so long is closed."
+        60, gt=0, description="Seconds after which a streaming client that sends nothing is closed."
     )
     max_backlog_seconds: float = Field(
         30,
         gt=0,
         le=120,
-        description="Seconds of a session's audio that may wait for inference; the messages "
-        "behind it wait unprocessed.",
+        description="Maximum audio of a session that waits for inference, seconds; later messages "
+        "wait unprocessed.",
     )
     max_unread_kb: int = Field(
         16_384,
         ge=64,
-        description="Received messages of a client that may wait unprocessed, KiB; beyond it, its "
+        description="Maximum size of a client's unprocessed messages, KiB; above it, the "
         "connection is not read.",
     )
     stall_seconds: float = Field(
         120,
         gt=0,
-        description="Time without any progress of inference after which a client that waits for "
-        "it gets an error instead of its finals.",
+        description="Seconds without progress of inference after which waiting clients get an "
+        "error instead of their finals.",
     )
     max_unsent: int = Field(
-        256, ge=8, description="Messages that may wait for a slow client before it is closed."
+        256,
+        ge=8,
+        description="Maximum number of messages that wait for a slow client; above it, the "
+        "connection is closed.",
     )
     drain_seconds: float = Field(
-        15, gt=0, description="At SIGTERM, time for open sessions and requests to get their finals."
+        15,
+        gt=0,
+        description="Maximum time that a shutdown waits for open sessions and requests, seconds.",
     )
 
     sample_rate: int = Field(
         16_000,
         ge=4_000,
         le=384_000,
-        description="Rate of raw audio where neither the protocol nor the client says it, Hz.",
+        description="Sample rate of raw audio if neither the protocol nor the client defines "
+        "it, Hz.",
     )
     vad_threshold: float = Field(
-        0.5, gt=0, lt=1, description="Probability from which the server's VAD takes it for speech."
+        0.5,
+        gt=0,
+        lt=1,
+        description="Speech probability above which the server's VAD detects speech.",
     )
     vad_stop_ms: int = Field(
         500,
         ge=50,
         le=10_000,
-        description="Silence that ends a segment where the client says nothing else, milliseconds.",
+        description="Silence that ends a segment unless the client chooses another value, "
+        "milliseconds.",
     )
-    batch_size: int = Field(8, ge=1, le=64, description="Most windows that are encoded at once.")
+    batch_size: int = Field(8, ge=1, le=64, description="Maximum number of windows in a batch.")
     batch_window_ms: float = Field(
         0,
         ge=0,
         le=1000,
-        description="How long a final waits for those of other clients to be encoded with it, "
-        "milliseconds; a lone one never waits.",
+        description="Maximum delay for batching a final with finals of other clients, "
+        "milliseconds; 0 never delays.",
     )
 
     @field_validator("api_keys", "ears_listener_tokens", "allowed_origins", mode="before")
@@ -141,7 +165,7 @@ class ServerSettings(ParakeetSettings):
     @classmethod
     def _check_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(key.isascii() and key.isprintable() for key in value):
-            raise ValueError("keys are written in printable ASCII characters")
+            raise ValueError("keys must consist of printable ASCII characters")
         return value
 
     @model_validator(mode="after")
@@ -154,9 +178,9 @@ class ServerSettings(ParakeetSettings):
         return self
 
     def shown(self) -> dict[str, Any]:
-        """The settings that may be shown to anybody: without keys, and without what are paths.
+        """Return the settings that every client may see: no keys and no paths.
 
-        The model may be a folder, too: :attr:`Server.model_name` is what it is shown as.
+        The model may be a path, too: show :attr:`Server.model_name` instead.
         """
         hidden = {"blas", "api_keys", "ears_listener_tokens", "tls_cert", "tls_key", "cache_dir"}
         values = self.model_dump(mode="json", exclude=hidden)
@@ -171,14 +195,15 @@ class ServerSettings(ParakeetSettings):
 def load_server_settings(
     environ: Mapping[str, str] = os.environ, **overrides: Any
 ) -> ServerSettings:
-    """Read the environment, with the other systems' names for variables that are not set.
+    """Read the environment, including :data:`ALIASES` for variables that are not set.
 
     Args:
-        environ: Where the other names are looked up.
-        **overrides: By field name; they win over the environment, ``None`` meaning not given.
+        environ: The environment in which aliases are looked up.
+        **overrides: Values by field name; they take precedence over the environment. None means
+            not given.
 
     Raises:
-        ConfigurationError: A value cannot be used; the message names the variable.
+        ConfigurationError: A value is invalid; the message names the variable.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     aliased: dict[str, str] = {}
@@ -196,11 +221,11 @@ def load_server_settings(
 
 
 _OTHER_VALUES = {
-    ("precision", "fp16"): "bf16",  # Half precision, as this engine has it.
+    ("precision", "fp16"): "bf16",  # The half precision of this engine.
 }
 
 
 def own_fields() -> dict[str, FieldInfo]:
-    """The fields that the engine's settings do not have."""
+    """Return the fields that the engine's settings do not have."""
     known = ParakeetSettings.model_fields
     return {name: f for name, f in ServerSettings.model_fields.items() if name not in known}

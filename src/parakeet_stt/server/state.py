@@ -1,71 +1,57 @@
-"""What every protocol shares: the engine, who may come in, and how the server comes to its end."""
+"""The state that all protocols share: settings, engine, metrics, admission, and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import typing
+from collections.abc import Mapping
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from parakeet_stt.engine.engine import Engine
 from parakeet_stt.engine.vad import Endpointing
-from parakeet_stt.errors import ParakeetError
 from parakeet_stt.language import SURE, detect_language, load_detector
 from parakeet_stt.model.model import Model
 from parakeet_stt.model.stream import StreamOptions
+from parakeet_stt.server.admission import Admission, State
+from parakeet_stt.server.broadcast import Broadcast
 from parakeet_stt.server.metrics import Metrics
 from parakeet_stt.server.settings import ServerSettings
 from parakeet_stt.transcript import Transcript
 
-if TYPE_CHECKING:
-    from parakeet_stt.server.conversation import Conversation
-
 CLOSE_SECONDS = 5.0
-"""Time for a client to take the last messages."""
-
-FILE_PROTOCOL = "file"
-"""What requests for files are counted as."""
+"""Time for a client to read the last messages."""
 
 
-class RefusedError(ParakeetError):
-    """New work is not accepted now.
+class Drainable(typing.Protocol):
+    """What is open and has to end before the server does."""
 
-    Attributes:
-        reason: ``loading``, ``draining``, ``sessions`` or ``requests``.
-        retry_after: Seconds after which to try again.
-    """
+    def drain(self) -> None:
+        """End, with the finals of the received audio."""
 
-    def __init__(self, reason: str, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.retry_after = retry_after
-
-    @property
-    def status(self) -> int:
-        """The HTTP status: 429 for too many requests, 503 otherwise."""
-        return 429 if self.reason == "requests" else 503
-
-
-class State(Enum):
-    """Where a server is in its life."""
-
-    LOADING = "loading"
-    READY = "ready"
-    DRAINING = "draining"
+    def cut_short(self) -> None:
+        """End now; finals that are not ready become errors."""
 
 
 class Server:
     """One engine behind many protocols.
 
     Args:
-        settings: What was asked for.
+        settings: The settings of the engine and the server.
+
+    Attributes:
+        settings: As the argument.
+        engine: The engine of all sessions.
+        metrics: Counters for Prometheus.
+        admission: Limits of sessions and requests.
+        created: When the server was created, in seconds since 1970.
+        conversations: Open streaming conversations, which a shutdown ends.
+        broadcasts: Streams that other clients may listen to, by stream id.
+        stream_ids: Source of stream ids.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -76,50 +62,41 @@ class Server:
             batch_window=settings.batch_window_ms / 1000,
         )
         self.metrics = Metrics()
+        self.admission = Admission(settings, self.metrics)
         self.metrics.lag.set_function(lambda: sum(s.backlog for s in self.engine.sessions))
-        self.metrics.ready.set_function(lambda: self.state is State.READY)
-        self.state = State.LOADING
+        self.metrics.ready.set_function(lambda: self.admission.state is State.READY)
         self.created = int(time.time())
-        self.conversations: set[Conversation[Any]] = set()
+        self.conversations: set[Drainable] = set()
+        self.broadcasts: dict[int, Broadcast] = {}
         self.stream_ids = itertools.count(1)
-        self._sessions = 0
-        self._requests = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def sessions(self) -> int:
-        """Streaming clients that are here now."""
-        return self._sessions
 
     @property
     def model_name(self) -> str:
-        """What clients may know the model by: its name, of a folder only the last part."""
+        """The name that clients see: that of the setting, or a folder's last part."""
         path = Path(self.settings.model).expanduser()
         return path.name if path.is_dir() else self.settings.model
 
     @property
     def model(self) -> Model:
-        """The model; only what is admitted asks for it, so it has been loaded."""
+        """The model, which has been loaded before any work is admitted."""
         assert self.engine.model is not None
         return self.engine.model
 
     async def start(self) -> None:
-        """Load the model; from then on work is accepted.
+        """Load the model, then accept work.
 
         Raises:
-            ParakeetError: It cannot be loaded, or not be used with these settings.
+            ParakeetError: The model cannot be loaded, or not with these settings.
         """
         loop = asyncio.get_running_loop()
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await self.engine.check(self.options())
         if self.model.language is None:
             await asyncio.to_thread(load_detector)
-        if self.state is State.LOADING:
-            self.state = State.READY
+        self.admission.start()
 
     def with_language(self, transcript: Transcript) -> Transcript:
-        """The transcript with its language, where the model or, for certain, its text tells it.
+        """Add the language to a transcript if the model has only one or the text identifies it.
 
         Takes less than a millisecond.
         """
@@ -131,10 +108,13 @@ class Server:
         return replace(transcript, language=found[0])
 
     def options(self, boost: Mapping[str, float] | None = None) -> StreamOptions:
-        """How streams listen: as was set, and with a client's phrases beside the server's.
+        """Return the options of a stream: the settings, plus a client's phrases.
+
+        Args:
+            boost: Phrases to boost in addition to the server's, with their weights.
 
         Raises:
-            ConfigurationError: A phrase or weight that cannot be used.
+            ConfigurationError: A phrase or weight is invalid.
         """
         options = StreamOptions.from_settings(self.settings)
         return replace(options, boost={**options.boost, **(boost or {})})
@@ -145,10 +125,15 @@ class Server:
         stop_seconds: float | None = None,
         min_segment_seconds: float = 0,
     ) -> Endpointing:
-        """The server's endpointing: what a client does not say is as was set.
+        """Return the server's endpointing, with a client's values if given.
+
+        Args:
+            threshold: Speech probability; ``PARAKEET_VAD_THRESHOLD`` by default.
+            stop_seconds: Silence that ends a segment; ``PARAKEET_VAD_STOP_MS`` by default.
+            min_segment_seconds: Length below which silence does not end a segment.
 
         Raises:
-            ConfigurationError: A value that cannot be used.
+            ConfigurationError: A value is out of range.
         """
         settings = self.settings
         return Endpointing(
@@ -157,36 +142,20 @@ class Server:
             min_segment_seconds=min_segment_seconds,
         )
 
-    @contextmanager
-    def admit(self, protocol: str) -> Iterator[None]:
-        """A place for one session, or for one request (:data:`FILE_PROTOCOL`).
-
-        Raises:
-            RefusedError: There is none, or the server is loading or draining.
-        """
-        try:
-            self._check(protocol)
-        except RefusedError as refusal:
-            self.metrics.rejected.labels(refusal.reason).inc()
-            logger.info(f"refused {protocol}: {refusal}")
-            raise
-        self._count(protocol, 1)
-        try:
-            yield
-        finally:
-            self._count(protocol, -1)
-
     async def drain(self) -> None:
-        """Refuse what is new, and give what is there its finals, within the time for it."""
-        self.state = State.DRAINING
-        logger.info(f"draining: {self._sessions} sessions and {self._requests} requests are open")
+        """Refuse new work and finish open work, within ``PARAKEET_DRAIN_SECONDS``."""
+        admission = self.admission
+        admission.drain()
+        logger.info(
+            f"draining: {admission.sessions} sessions and {admission.requests} requests are open"
+        )
         for conversation in list(self.conversations):
             conversation.drain()
         seconds = self.settings.drain_seconds
         if not await self._is_idle_within(seconds):
             logger.warning(
-                f"{self._sessions} sessions and {self._requests} requests did not end within "
-                f"{seconds:g} s"
+                f"{admission.sessions} sessions and {admission.requests} requests did not end "
+                f"within {seconds:g} s"
             )
             for conversation in list(self.conversations):
                 conversation.cut_short()
@@ -194,38 +163,10 @@ class Server:
         await self.engine.close()
 
     async def _is_idle_within(self, seconds: float) -> bool:
-        """Wait until no session or request is open; whether that was so in time."""
+        """Wait until no session or request is open; return whether that happened in time."""
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                await self.admission.wait_until_idle()
         except TimeoutError:
             return False
         return True
-
-    def _check(self, protocol: str) -> None:
-        settings = self.settings
-        if self.state is State.LOADING:
-            raise RefusedError("loading", "the model is being loaded", 5)
-        if self.state is State.DRAINING:
-            raise RefusedError("draining", "the server is shutting down", 5)
-        if protocol == FILE_PROTOCOL and self._requests >= settings.max_requests:
-            raise RefusedError(
-                "requests", f"{self._requests} files are being transcribed, as many as may be", 1
-            )
-        if protocol != FILE_PROTOCOL and self._sessions >= settings.max_sessions:
-            raise RefusedError(
-                "sessions", f"{self._sessions} sessions are open, as many as may be", 5
-            )
-
-    def _count(self, protocol: str, step: int) -> None:
-        if protocol == FILE_PROTOCOL:
-            self._requests += step
-        else:
-            self._sessions += step
-            self.metrics.active.labels(protocol).inc(step)
-            if step > 0:
-                self.metrics.sessions.labels(protocol).inc()
-        if self._sessions or self._requests:
-            self._idle.clear()
-        else:
-            self._idle.set()

@@ -1,7 +1,7 @@
-"""Files over HTTP: admitted before they are uploaded, kept on disk, heard segment by segment.
+"""Files over HTTP: admitted before they are uploaded, stored on disk, transcribed by segments.
 
-What every protocol that takes files shares; it knows none of them. A request's place, its files and
-its work end with the request, however that ends.
+All protocols that take files share this module. The admission, files and work of a request end with
+the request, however that ends.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ from parakeet_stt.engine.options import SessionOptions
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import SessionClosedError
 from parakeet_stt.model.stream import StreamOptions
-from parakeet_stt.server.state import FILE_PROTOCOL, Server
+from parakeet_stt.server.admission import FILE_PROTOCOL
+from parakeet_stt.server.state import Server
 from parakeet_stt.transcript import Transcript, joined
 
 MIN_SEGMENT_SECONDS = 20.0
-"""A segment of a file that is shorter is not ended by silence."""
+"""Minimum length of a file's segment: silence does not end a shorter one."""
 
 _ONE_PIECE_SECONDS = 30.0
-"""A file that is no longer is one segment: it fits the model's longest window."""
+"""A file up to this length is one segment, which fits into the model's maximum window."""
 
-_BLOCK_SECONDS = 5.0  # Decoded at a time.
-_AHEAD_SECONDS = 30.0  # Audio that may have been decoded and wait for inference.
-_REPORT_SECONDS = 60.0  # Of audio; or a tenth of the file, where that is more.
+_BLOCK_SECONDS = 5.0  # Audio decoded at a time.
+_AHEAD_SECONDS = 30.0  # Maximum decoded audio that waits for inference.
+_REPORT_SECONDS = 60.0  # Audio between progress reports; a tenth of a file if that is more.
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that a request has brought.
+    """An uploaded file.
 
     Attributes:
-        path: Where it lies until the request has ended.
-        name: What the client calls it.
+        path: Its path until the request has ended.
+        name: The client's name for it.
     """
 
     path: Path
@@ -57,18 +58,22 @@ class Upload:
 
 
 def failures(shape: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """What a :class:`FileRoute` may answer where it does not transcribe, for OpenAPI."""
-    retry = "Retry-After says when to come again."
+    """Return the error responses of a :class:`FileRoute`, for OpenAPI.
+
+    Args:
+        shape: The body of an error.
+    """
+    retry = "Retry-After contains the seconds to wait."
     meanings = {
-        400: "A form or a field that cannot be used.",
-        401: "A key is needed.",
-        408: "The upload came to a standstill.",
+        400: "The form or a field is invalid.",
+        401: "A valid API key is needed.",
+        408: "The upload stalled.",
         413: "Too many bytes, or too many seconds of audio.",
-        415: "The file cannot be decoded, or has no audio in it.",
-        429: f"Too many files at a time; {retry}",
-        500: "A defect of the server's.",
-        503: f"The model is being loaded, or the server shuts down; {retry}",
-        504: "It was not transcribed in time.",
+        415: "The file cannot be decoded or contains no audio.",
+        429: f"Too many files at the same time; {retry}",
+        500: "Internal error.",
+        503: f"The model is being loaded or the server is shutting down; {retry}",
+        504: "The file was not transcribed in time.",
     }
     return {
         status: {"model": shape, "description": meaning} for status, meaning in meanings.items()
@@ -76,29 +81,29 @@ def failures(shape: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 
 class FileRoute(APIRoute):
-    """A route for files: give it to a router as ``route_class``.
+    """The ``route_class`` of routers that take files.
 
-    A request has one of the server's places from before its body is read until its response is
-    sent, so that no more is uploaded than can be worked on.
+    A request is admitted before its body is read and counted until its response is sent, so that
+    clients do not upload more files than the server can transcribe.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request.
 
         Raises:
-            RefusedError: There is no place.
+            RefusedError: Too many files are being transcribed.
         """
         server: Server = scope["app"].state.server
-        with server.admit(FILE_PROTOCOL), ExitStack() as stack:
+        with server.admission.admit(FILE_PROTOCOL), ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="parakeet-")))
-            errand = _Errand(server, folder, stack)
-            scope[_ERRAND] = errand
-            await super().handle(scope, partial(errand.receive, receive), send)
+            context = _RequestContext(server, folder, stack)
+            scope[_CONTEXT] = context
+            await super().handle(scope, partial(context.receive, receive), send)
 
 
 async def save_upload(request: Request, upload: UploadFile) -> Upload:
-    """Keep a file of a form."""
-    path = _errand(request).folder / "upload"
+    """Store a file of a form."""
+    path = _context(request).folder / "upload"
 
     def copy() -> None:
         with path.open("wb") as file:
@@ -110,8 +115,8 @@ async def save_upload(request: Request, upload: UploadFile) -> Upload:
 
 
 async def save_body(request: Request) -> Upload:
-    """Keep a request's body, which is the file itself."""
-    path = _errand(request).folder / "upload"
+    """Store the body of a request, which is the file itself."""
+    path = _context(request).folder / "upload"
     with path.open("wb") as file:
         async for chunk in request.stream():
             file.write(chunk)
@@ -125,7 +130,7 @@ async def transcribe(
     endpointing: Endpointing | None,
     boost: Mapping[str, float] | None = None,
 ) -> Transcript:
-    """The whole file's transcript; arguments and errors as :func:`transcripts`."""
+    """Return the transcript of a whole file; arguments and errors as :func:`transcripts`."""
     segments = transcripts(request, upload, endpointing=endpointing, boost=boost)
     return joined([transcript async for transcript in segments])
 
@@ -137,34 +142,34 @@ async def transcripts(
     endpointing: Endpointing | None,
     boost: Mapping[str, float] | None = None,
 ) -> AsyncGenerator[Transcript, None]:
-    """A file's segments, each as soon as it is final; times are seconds of the file.
+    """Yield the final of each segment of a file; times are seconds of the file.
 
-    Together they are all of the file. One of up to half a minute is one segment, and says what
-    ``transcribe()`` says of it.
+    The segments cover the whole file. A file of up to 30 seconds is one segment, whose transcript
+    is that of ``transcribe()``.
 
     Args:
-        request: On a :class:`FileRoute`.
+        request: A request of a :class:`FileRoute`.
         upload: The file.
         endpointing: Which silences end a segment (see :data:`MIN_SEGMENT_SECONDS`); None for none.
-        boost: Phrases to expect.
+        boost: Phrases to boost in addition to the server's, with their weights.
 
     Raises:
-        AudioError: It cannot be decoded.
-        ConfigurationError: A phrase that cannot be used.
-        HTTPException: It is too long (413), was not done in time (504), or the server shuts down
-            (503).
+        AudioError: The file cannot be decoded.
+        ConfigurationError: A phrase or weight is invalid.
+        HTTPException: The file is too long (413) or was not transcribed in time (504), or the
+            server is shutting down (503).
     """
-    errand = _errand(request)
-    server = errand.server
+    context = _context(request)
+    server = context.server
     options = server.options(boost)
     file = AudioFile(upload.path, upload.name)
     length = await asyncio.to_thread(file.duration)
     if length is not None and length > server.settings.max_file_seconds:
         raise _too_long(server, f"{upload.name} has {length:.0f}")
-    work = _Work(server, file, upload.name, length, options, endpointing)
-    errand.stack.callback(work.stop, _gone())
+    work = _Transcription(server, file, upload.name, length, options, endpointing)
+    context.stack.callback(work.stop, _disconnected())
     watching = asyncio.create_task(_watch(request, work))
-    limit = asyncio.get_running_loop().call_later(errand.left, work.stop, _overdue(server))
+    limit = asyncio.get_running_loop().call_later(context.left, work.stop, _overdue(server))
     try:
         async for event in work.session:
             match event:
@@ -174,20 +179,20 @@ async def transcripts(
                     yield server.with_language(transcript)
                 case Failed(error=error):
                     raise error
-        await work.fed()
+        await work.wait_until_read()
     finally:
         limit.cancel()
         watching.cancel()
-        work.stop(_gone())
+        work.stop(_disconnected())
 
 
-class _Errand:
-    """What a request has while it lasts.
+class _RequestContext:
+    """The resources of a request.
 
     Args:
-        server: Where it came to.
-        folder: For its files.
-        stack: What is done when it has ended.
+        server: The server that received it.
+        folder: Where its files are stored.
+        stack: Cleanup when it has ended.
     """
 
     def __init__(self, server: Server, folder: Path, stack: ExitStack) -> None:
@@ -199,40 +204,38 @@ class _Errand:
 
     @property
     def left(self) -> float:
-        """Seconds that it may still take."""
+        """Seconds left before the request times out."""
         return max(0.0, self._until - time.monotonic())
 
     async def receive(self, receive: Receive) -> Message:
-        """Receive a part of the request, as long as they keep coming."""
+        """Receive a part of the request; raise if the upload stalls."""
         if self._uploaded:
-            return await receive()  # Until the client goes.
-        patience = min(self.server.settings.idle_seconds, self.left)
+            return await receive()  # Returns when the client disconnects.
+        limit = min(self.server.settings.idle_seconds, self.left)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(limit):
                 message = await receive()
         except TimeoutError as error:
-            raise HTTPException(
-                408, "the upload has come to a standstill", {"Connection": "close"}
-            ) from error
+            raise HTTPException(408, "the upload has stalled", {"Connection": "close"}) from error
         if message["type"] == "http.disconnect":
-            raise _gone()
+            raise _disconnected()
         self._uploaded = not message.get("more_body", False)
         return message
 
 
-_ERRAND = "parakeet_stt.errand"
+_CONTEXT = "parakeet_stt.request_context"
 
 
-def _errand(request: Request) -> _Errand:
-    errand: _Errand = request.scope[_ERRAND]
-    return errand
+def _context(request: Request) -> _RequestContext:
+    context: _RequestContext = request.scope[_CONTEXT]
+    return context
 
 
-class _Work:
-    """A file on its way through a session.
+class _Transcription:
+    """Sends a file through a session.
 
     Attributes:
-        session: Its finals are the file's segments.
+        session: The session, whose finals are the file's segments.
     """
 
     def __init__(
@@ -249,34 +252,40 @@ class _Work:
         self._length = length
         self._file = file
         self._stopped: Exception | None = None
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._reported = 0.0
         opening = SessionOptions(options, interval=None, low_priority=True)
         self.session = server.engine.open(opening)
-        # Never cancelled, only stopped: a thread may be reading the file.
-        self._feeding = asyncio.create_task(self._feed(replace(opening, endpointing=endpointing)))
+        # Stopped, never cancelled: a thread may be reading the file.
+        self._reading = asyncio.create_task(
+            self._send_file(replace(opening, endpointing=endpointing))
+        )
 
     def stop(self, reason: Exception) -> None:
-        """End it, wherever it is; the first reason counts."""
+        """Stop; only the first reason counts."""
         if self._stopped is None:
             self._stopped = reason
         self._file.stop()
         self.session.abort()
 
-    async def fed(self) -> None:
-        """Wait until the file is not read any more.
+    async def wait_until_read(self) -> None:
+        """Wait until reading the file has ended.
 
         Raises:
-            Exception: Why not all of it was heard.
+            Exception: The reason why it stopped before the end.
         """
-        await asyncio.wait([self._feeding])
+        await asyncio.wait([self._reading])
         if self._stopped is not None:
             raise self._stopped
 
-    async def _feed(self, if_long: SessionOptions) -> None:
-        """Send the file to the session, and close that."""
+    async def _send_file(self, if_long: SessionOptions) -> None:
+        """Send the file to the session, then finish the session.
+
+        Args:
+            if_long: Options of a file that is longer than one segment may be.
+        """
         session, blocks = self.session, self._file.blocks(_BLOCK_SECONDS)
-        held: list[Samples] | None = []  # Until it is known whether this is a long file.
+        held: list[Samples] | None = []  # Blocks held until the file is known to be long.
         read = 0
         try:
             while (block := await asyncio.to_thread(next, blocks, None)) is not None:
@@ -293,8 +302,8 @@ class _Work:
                     held = None
             await self._send(held or [])
             await session.finish()
-            took = time.monotonic() - self._begun
-            logger.info(f"{self._name!r}: {session.seconds:.0f} s heard in {took:.1f} s")
+            took = time.monotonic() - self._started
+            logger.info(f"{self._name!r}: {session.seconds:.0f} s transcribed in {took:.1f} s")
         except SessionClosedError:
             self.stop(HTTPException(503, "the server is shutting down", {"Retry-After": "5"}))
         except Exception as error:
@@ -303,33 +312,33 @@ class _Work:
             blocks.close()
 
     async def _send(self, blocks: list[Samples]) -> None:
-        """Let the session hear more, no faster than it can."""
+        """Send blocks to the session at the pace of inference."""
         session = self.session
         for block in blocks:
             session.send(block)
             self._server.metrics.audio.labels(FILE_PROTOCOL).inc(len(block) / SAMPLE_RATE)
         await session.wait_for_backlog(_AHEAD_SECONDS)
-        heard = session.seconds - session.backlog
-        if heard - self._reported >= max(_REPORT_SECONDS, (self._length or 0) / 10):
-            self._reported = heard
-            known = "" if self._length is None else f" of {self._length:.0f}"
-            logger.info(f"{self._name!r}: {heard:.0f}{known} s heard")
+        done = session.seconds - session.backlog
+        if done - self._reported >= max(_REPORT_SECONDS, (self._length or 0) / 10):
+            self._reported = done
+            total = "" if self._length is None else f" of {self._length:.0f}"
+            logger.info(f"{self._name!r}: {done:.0f}{total} s transcribed")
 
 
-async def _watch(request: Request, work: _Work) -> None:
-    """Stop when the client goes."""
+async def _watch(request: Request, work: _Transcription) -> None:
+    """Stop the transcription when the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    work.stop(_gone())
+    work.stop(_disconnected())
 
 
-def _gone() -> HTTPException:
-    return HTTPException(499, "the client has gone")
+def _disconnected() -> HTTPException:
+    return HTTPException(499, "the client has disconnected")
 
 
 def _too_long(server: Server, found: str) -> HTTPException:
     limit = server.settings.max_file_seconds
-    return HTTPException(413, f"{found} seconds of audio: files may have {limit:g} at most")
+    return HTTPException(413, f"{found} seconds of audio: the maximum is {limit:g}")
 
 
 def _overdue(server: Server) -> HTTPException:

@@ -10,7 +10,7 @@ Operations that Metal, CUDA and CPU all have. Checked against NeMo in tests/test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -32,23 +32,28 @@ class FastConformer:
     """The encoder, for inference.
 
     Args:
-        encoder: parakeet-mlx's encoder with its weights, of any float type and not evaluated yet.
-            Its layers are taken from it one by one, so that each is read from the file, converted
-            and freed before the next one.
+        encoder: parakeet-mlx's encoder without its weights. Its layers are taken from it one by
+            one, so that each is read from the file, converted and freed before the next one.
+        load: Loads the weights of one of its modules whose names start with a prefix.
         dtype: Arithmetic of the activations.
     """
 
-    def __init__(self, encoder: Conformer, dtype: mx.Dtype) -> None:
+    def __init__(
+        self, encoder: Conformer, load: Callable[[Any, str], None], dtype: mx.Dtype
+    ) -> None:
         self._dtype = dtype
         self._positions = encoder.pos_enc
         self._layers: list[_Layer] = []
-        while encoder.layers:
-            layer = _Layer(encoder.layers.pop(0), dtype)
+        for index in range(len(encoder.layers)):
+            block = encoder.layers.pop(0)
+            load(block, f"layers.{index}.")
+            layer = _Layer(block, dtype)
             # Lazily built arrays belong to the thread that made them: make them here.
             mx.eval(layer.arrays)
             self._layers.append(layer)
             trim_heap()
         self._subsampling = encoder.pre_encode
+        load(self._subsampling, "pre_encode.")
         self._subsampling.update(
             tree_map(lambda array: array.astype(dtype), self._subsampling.parameters())
         )

@@ -5,10 +5,8 @@ Everything here runs on the inference thread and holds ``MLX_GLOBAL_LOCK`` for o
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -17,6 +15,8 @@ from parakeet_mlx.conformer import Conformer, ConformerArgs
 
 from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model import blas, device
+from parakeet_stt.model.checkpoint import Checkpoint, Floats
+from parakeet_stt.model.config import ENCODER_HOP
 from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.model.mlx.conformer import FastConformer
@@ -29,8 +29,8 @@ _PREFIX = "encoder."
 _SMALL_WIDTH = 256
 """Products of up to this width take less time than waking up other threads for them does."""
 
-_DEFAULTS = {"pos_emb_max_len": 5000}
-"""NeMo's own for keys that parakeet-mlx does not let a configuration leave out."""
+_MAX_POSITIONS = 5000
+"""NeMo's default; the table grows if a window is longer."""
 
 _process: int | None = None  # The one that uses MLX: this one or, after a fork, its parent.
 
@@ -58,8 +58,7 @@ class MLXEncoder:
     """A FastConformer encoder in MLX.
 
     Args:
-        config: The parsed ``config.json`` of a parakeet-mlx folder.
-        weights: Its ``model.safetensors``.
+        checkpoint: The model; its encoder's tensors are read here, one layer at a time.
         precision: Arithmetic of the activations.
 
     Raises:
@@ -67,17 +66,17 @@ class MLXEncoder:
     """
 
     name = "mlx"
+    has_local_attention = True
 
-    def __init__(
-        self, config: dict[str, Any], weights: Path, precision: Literal["bf16", "fp32"]
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, precision: Literal["bf16", "fp32"]) -> None:
         self.precision: str = precision
         self.device = device_name()
         self._dtype = mx.bfloat16 if precision == "bf16" else mx.float32
         if not has_gpu():
-            small = config["encoder"]["d_model"] <= _SMALL_WIDTH
+            width = len(checkpoint.tensors[f"{_PREFIX}pre_encode.out.weight"])
+            small = width <= _SMALL_WIDTH
             blas.use_threads(mlx=1 if small else os.cpu_count() or 1)
-        self._encoder = device.run(self._load, config, weights)
+        self._encoder = device.run(self._load, checkpoint)
 
     def encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None
@@ -85,12 +84,23 @@ class MLXEncoder:
         """Encode a batch of windows; see :class:`~parakeet_stt.model.encoder.Encoder`."""
         return device.run(self._encode, windows, attention)
 
-    def _load(self, config: dict[str, Any], weights: Path) -> FastConformer:
+    def _load(self, checkpoint: Checkpoint) -> FastConformer:
         with device.MLX_GLOBAL_LOCK, device.native_calls:
             claim_mlx()
             mx.set_cache_limit(0)  # Each layer's buffers are freed before the next one is read.
             try:
-                return FastConformer(_read_encoder(config, weights), self._dtype)
+                tensors = checkpoint.tensors.below(_PREFIX)
+
+                def load(module: Any, prefix: str) -> None:
+                    arrays = {n: _layout(tensors[f"{prefix}{n}"]) for n in tensors.below(prefix)}
+                    arrays.pop("conv.batch_norm.num_batches_tracked", None)
+                    module.load_weights(list(arrays.items()))
+
+                return FastConformer(_conformer(checkpoint), load, self._dtype)
+            except ValueError as error:
+                raise ModelFormatError(
+                    f"{checkpoint.path}: the weights do not match the configuration: {error}"
+                ) from error
             finally:
                 mx.set_cache_limit(_CACHE_LIMIT)
 
@@ -105,30 +115,39 @@ class MLXEncoder:
         return [f[: encoder_frames(n)] for f, n in zip(found, lengths, strict=True)]
 
 
-def _read_encoder(config: dict[str, Any], weights: Path) -> Conformer:
-    """parakeet-mlx's encoder; its weights are read from the file when they are evaluated."""
-    names = [field.name for field in dataclasses.fields(ConformerArgs)]
-    given = {**_DEFAULTS, **config["encoder"]}
+def _layout(array: Floats) -> mx.array:
+    """Move the input channels of a convolution to the last axis, where MLX has them."""
+    return mx.array(np.moveaxis(array, 1, -1) if array.ndim >= 3 else array)
+
+
+def _conformer(checkpoint: Checkpoint) -> Conformer:
+    """parakeet-mlx's encoder with the checkpoint's sizes, without its weights."""
+    tensors = checkpoint.tensors.below(_PREFIX)
     try:
-        encoder = Conformer(ConformerArgs(**{n: given[n] for n in names if n in given}))
+        width = len(tensors["pre_encode.out.weight"])
+        return Conformer(
+            ConformerArgs(
+                feat_in=checkpoint.config.features,
+                n_layers=checkpoint.encoder.layers,
+                d_model=width,
+                n_heads=checkpoint.encoder.heads,
+                ff_expansion_factor=len(tensors["layers.0.feed_forward1.linear1.weight"]) // width,
+                subsampling_factor=ENCODER_HOP,
+                self_attention_model="rel_pos",
+                subsampling="dw_striding",
+                conv_kernel_size=tensors["layers.0.conv.depthwise_conv.weight"].shape[-1],
+                subsampling_conv_channels=len(tensors["pre_encode.conv.0.weight"]),
+                pos_emb_max_len=_MAX_POSITIONS,
+                use_bias="layers.0.self_attn.linear_q.bias" in tensors,
+                xscaling=checkpoint.encoder.scale_input,
+            )
+        )
+    except KeyError as error:
+        raise ModelFormatError(f"{checkpoint.path}: the weights lack {error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelFormatError(
-            f"{weights.parent / 'config.json'}: no encoder can be made of its key encoder: {error}"
+            f"{checkpoint.path}: no encoder can be made of its configuration: {error}"
         ) from error
-    arrays: dict[str, mx.array] = mx.load(str(weights))  # type: ignore[assignment]
-    try:
-        encoder.load_weights(
-            [
-                (name.removeprefix(_PREFIX), array)
-                for name, array in arrays.items()
-                if name.startswith(_PREFIX)
-            ]
-        )
-    except ValueError as error:
-        raise ModelFormatError(
-            f"{weights} does not match the configuration beside it: {error}"
-        ) from error
-    return encoder
 
 
 def has_gpu() -> bool:

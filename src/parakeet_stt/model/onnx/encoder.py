@@ -1,4 +1,4 @@
-"""The encoder on ONNX Runtime, and the decoders that ONNX exports bring along.
+"""The encoder on ONNX Runtime, and the encoders and decoders of ONNX exports.
 
 Reads exports in onnx-asr's layout, which are NeMo's own: an encoder with a length input, and for
 transducers a graph that holds prediction network and joint together.
@@ -8,21 +8,78 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parakeet_stt.errors import ModelFormatError
+from parakeet_stt.model.checkpoint import Checkpoint
 from parakeet_stt.model.decoder import Floats
-from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
+from parakeet_stt.model.encoder import (
+    MAX_WINDOW,
+    EncoderFrames,
+    LocalAttention,
+    encoder_frames,
+    stack,
+)
 from parakeet_stt.model.frontend import LogMel
+from parakeet_stt.model.memory import trim_heap
+from parakeet_stt.model.onnx.graph import NO_LIMIT, EncoderGraph
 from parakeet_stt.model.onnx.session import OnnxSession
-from parakeet_stt.settings import Device
+from parakeet_stt.settings import Device, RunPrecision
 
 
 class OnnxEncoder:
-    """A FastConformer encoder in ONNX Runtime; of a CTC export, the whole model.
+    """A checkpoint's FastConformer encoder in ONNX Runtime.
+
+    Args:
+        checkpoint: The model; its encoder's tensors are read here.
+        precision: ``fp32``, or ``int8`` for the matrix products with weights.
+        device: ``auto``, ``gpu`` or ``cpu``.
+
+    Raises:
+        ModelFormatError: The tensors do not match the configuration.
+        ConfigurationError: There is no GPU for ONNX Runtime.
+    """
+
+    name = "onnx"
+    has_local_attention = True
+
+    def __init__(
+        self, checkpoint: Checkpoint, precision: RunPrecision, device: Device = "auto"
+    ) -> None:
+        self.precision: str = precision
+        tensors = checkpoint.tensors.below("encoder.")
+        max_frames = encoder_frames(MAX_WINDOW)
+        graph = EncoderGraph(tensors, checkpoint.encoder, max_frames, int8=precision == "int8")
+        self._stages = []
+        for blocks in graph.stages():
+            inputs = {"mel", "lengths"} if blocks.start == 0 else {"input"}
+            build = partial(graph.build, blocks)
+            self._stages.append(OnnxSession(checkpoint.path, inputs, device, build, graph.size))
+            trim_heap()
+        self.device = self._stages[0].device
+
+    def encode(
+        self, windows: Sequence[LogMel], attention: LocalAttention | None
+    ) -> list[EncoderFrames]:
+        """Encode a batch of windows; see :class:`~parakeet_stt.model.encoder.Encoder`."""
+        lengths = [len(window) for window in windows]
+        left, right = (NO_LIMIT,) * 2 if attention is None else (attention.left, attention.right)
+        first, *others = self._stages
+        feeds = {"mel": stack(windows), "lengths": lengths, "left": left, "right": right}
+        frames, *masks = first.run([output.name for output in first.outputs], feeds)
+        for stage in others:
+            hidden, inside = masks
+            feeds = {"input": frames, "hidden": hidden, "inside": inside}
+            (frames,) = stage.run(["frames"], feeds)
+        return [found[: encoder_frames(n)] for found, n in zip(frames, lengths, strict=True)]
+
+
+class OnnxExport:
+    """An exported FastConformer encoder in ONNX Runtime; of a CTC export, the whole model.
 
     Its attention is what was exported: every frame sees the whole window.
 
@@ -38,6 +95,7 @@ class OnnxEncoder:
 
     name = "onnx"
     precision = "fp32"
+    has_local_attention = False
 
     def __init__(self, path: Path, features: int, device: Device = "auto") -> None:
         self._session = OnnxSession(path, {"audio_signal", "length"}, device)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +43,37 @@ class OnnxSession:
     locks that they may have held, do not exist there.
 
     Args:
-        path: The graph.
+        path: The graph's file, or what the graph was built from, for messages.
         inputs: Names that its inputs must include.
         device: ``auto``, ``gpu`` or ``cpu``.
+        build: Builds the graph, each time that it is opened, in place of reading ``path``.
+        size: Bytes of the network's weights, which decide the number of threads; those of the file
+            by default.
 
     Raises:
         ModelFormatError: ONNX Runtime cannot load the file, or the graph's inputs are others.
         ConfigurationError: There is no GPU for ONNX Runtime.
 
     Attributes:
-        path: The graph.
+        path: The graph's file, or what it was built from.
         inputs: The graph's inputs by name, each with its type and shape.
         outputs: The graph's outputs, in order.
         device: Where it runs, for people.
     """
 
-    def __init__(self, path: Path, inputs: set[str], device: Device = "cpu") -> None:
+    def __init__(
+        self,
+        path: Path,
+        inputs: set[str],
+        device: Device = "cpu",
+        build: Callable[[], bytes] | None = None,
+        size: int | None = None,
+    ) -> None:
         self.path = path
-        self._options = _options(path)
+        self._build = build
+        if size is None:
+            size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+        self._size = size
         self._providers = _choose_providers(device)
         session = self._open()
         self.inputs = {item.name: item for item in session.get_inputs()}
@@ -77,7 +91,7 @@ class OnnxSession:
                     f"of type {item.type}, expected one of {', '.join(_TYPES)}"
                 )
         provider = session.get_providers()[0].removesuffix("ExecutionProvider")
-        threads = self._options.intra_op_num_threads
+        threads = session.get_session_options().intra_op_num_threads
         self.device = f"{provider} ({threads} thread{'s' if threads > 1 else ''})"
         _sessions.add(self)
 
@@ -98,16 +112,25 @@ class OnnxSession:
 
     def _open(self) -> Any:
         logger.debug(f"opening {self.path} in ONNX Runtime")
+        if self._build is None:
+            self._session = self._read(self.path)
+        else:
+            # ONNX Runtime's own package would keep a graph that it was given as bytes.
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "graph.onnx"
+                file.write_bytes(self._build())
+                self._session = self._read(file)
+        return self._session
+
+    def _read(self, file: Path) -> Any:
+        options = _options(self._size)
         try:
             with device.native_calls:
-                self._session = onnxruntime.InferenceSession(
-                    str(self.path), self._options, providers=self._providers
-                )
+                return onnxruntime.InferenceSession(str(file), options, providers=self._providers)
         except Exception as error:  # ONNX Runtime has no common base class for its errors.
             raise ModelFormatError(
                 f"{self.path} cannot be loaded by ONNX Runtime: {error}"
             ) from error
-        return self._session
 
     def _leave_to_parent(self) -> None:
         """Forget the parent's session without closing it, which would wait for its threads."""
@@ -116,10 +139,10 @@ class OnnxSession:
             self._session = None
 
 
-def _options(path: Path) -> Any:
+def _options(size: int) -> Any:
+    """Options for a graph with weights of so many bytes."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
     threads = 1 if size <= _SMALL_BYTES else min(os.cpu_count() or 1, _MAX_THREADS)
     options.intra_op_num_threads = threads
     # Idle threads that spin would take the cores that the rest of the pipeline needs.

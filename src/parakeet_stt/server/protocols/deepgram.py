@@ -1,6 +1,6 @@
-"""``/v1/listen`` on a WebSocket: Deepgram's live protocol, for its own and everybody's clients.
+"""``/v1/listen`` on a WebSocket: Deepgram's live protocol.
 
-docs/protocols.md says what differs from Deepgram's own server.
+docs/protocols.md lists the differences from Deepgram's own server.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from parakeet_stt.engine.events import (
 from parakeet_stt.engine.session import Session
 from parakeet_stt.engine.vad import Endpointing
 from parakeet_stt.errors import ParakeetError
-from parakeet_stt.server.connection import BadMessageError
-from parakeet_stt.server.conversation import DONE, Conversation, Dialect, Ending, parse
+from parakeet_stt.server.connection import Connection
+from parakeet_stt.server.endings import DONE, Ending
+from parakeet_stt.server.messages import BadMessageError, Message, parse
+from parakeet_stt.server.protocol import Protocol
 from parakeet_stt.server.protocols.deepgram_messages import (
     MESSAGE,
     CloseStream,
     Configure,
     Finalize,
     KeepAlive,
+    Metadata,
     Options,
-    Summary,
     alternative,
     boost_of,
     check_options,
@@ -42,168 +44,171 @@ from parakeet_stt.server.protocols.deepgram_messages import (
 )
 from parakeet_stt.transcript import Hypothesis, Word
 
-LEAST_STOP_SECONDS = 0.2
-"""A pause ends a segment after so long at least: shorter ones are within sentences, and Deepgram's
-clients ask for 10 or 25 ms by default."""
+MIN_STOP_SECONDS = 0.2
+"""Minimum silence that ends a segment. Shorter pauses are within sentences, and Deepgram's clients
+request 10 or 25 ms by default."""
 
-UNENDED_SECONDS = 20.0
-"""With ``endpointing=false``, a segment that the client has not ended by now ends at a pause."""
+MAX_OPEN_SECONDS = 20.0
+"""With ``endpointing=false``, a segment of this length ends at the next pause."""
 
 _ENCODINGS = {"linear16": "pcm16", "linear32": "f32", "mulaw": "mulaw", "alaw": "alaw"}
 _TELEPHONE = ("mulaw", "alaw")
 
 
-class Deepgram(Dialect):
+class Deepgram(Protocol[Message]):
     """Deepgram's live protocol: binary messages are audio, text messages control the stream.
 
-    An interim is all that is believed since the last final, and may be revised by the next one.
+    An interim is the current text since the last final, and the next one may revise it.
     """
 
-    protocol = "deepgram"
-    idle_code = 1011  # As Deepgram's NET-0001: its clients connect anew.
+    name = "deepgram"
+    idle_code = 1011  # Deepgram's NET-0001, after which its clients reconnect.
 
-    def __init__(self, talk: Conversation, query: QueryParams) -> None:
-        super().__init__(talk, query)
-        server = talk.server
+    def __init__(self, connection: Connection[Message], query: QueryParams) -> None:
+        super().__init__(connection, query)
+        server = connection.server
         self._options = options = live_options(query)
-        check_options(options, server)
+        check_options(options, server.model.language)
         self._boost = boost_of(options)
-        server.options(self._boost)  # Whether it can be used.
+        server.options(self._boost)  # Raises before the connection is accepted.
         rate = options.sample_rate
         if rate is None:
             rate = 8_000 if options.encoding in _TELEPHONE else server.settings.sample_rate
         encoding = _ENCODINGS[options.encoding or "linear16"]
         self._decoder = AudioDecoder(encoding, rate, options.channels)
-        self._summary = Summary(server)
-        self.answer["dg-request-id"] = self._summary.request_id
+        self._metadata = Metadata(server.model_name)
+        self.response_headers["dg-request-id"] = self._metadata.request_id
         self._digest = hashlib.sha256()  # Of the audio as it is received.
         self._received = ""  # The newest text message.
-        self._told = 0.0  # Seconds of audio that finals have been about.
-        self._interim = ""  # What the client was shown since then.
-        self._unmade = 0  # Finals of segments that have ended; interims are not of them.
-        self._starts: deque[float] = deque()  # Of speech, since then.
-        self._last_word: float | None = None  # Where it ended, until its utterance has.
+        self._final_end = 0.0  # Time up to which the client has finals, seconds.
+        self._interim = ""  # The newest interim since then.
+        self._finals_due = 0  # Segments that have ended and have no final yet.
+        self._starts: deque[float] = deque()  # Times at which speech started since then.
+        self._last_word: float | None = None  # End of the utterance's last word.
 
-    def greet(self) -> None:
-        """Listen."""
-        self._listen()
+    def on_open(self) -> None:
+        """Open the session."""
+        self._open_session()
 
-    def receive(self, message: str | bytes) -> None:
-        """Take audio or a JSON object."""
+    def on_message(self, message: Message) -> None:
+        """Handle audio (bytes) or a JSON object (text)."""
         if isinstance(message, bytes):
             self._digest.update(message)
-            self.talk.hear(self._decoder(message))
+            self.connection.send_audio(self._decoder(message))
             return
         self._received = message
         match parse(MESSAGE, message):
             case Finalize() as finalize:
-                self.rest()
+                self.flush_audio()
                 self._session.flush(finalize)
             case CloseStream() as close:
-                self.rest()
+                self.flush_audio()
                 self._session.flush(close)
-                self.talk.end(DONE)
+                self.connection.end(DONE)
             case Configure() as configure:
                 self._configure(configure)
             case KeepAlive():
-                pass  # That it came is what counts.
+                pass  # Its arrival restarts the idle timeout.
 
-    def tell(self, event: Event) -> None:
-        """Send results, and the beginnings and ends of utterances."""
+    def on_event(self, event: Event) -> None:
+        """Send results, and the starts and ends of utterances."""
         match event:
-            case Hypothesis(text=text) if text and text != self._interim and not self._unmade:
+            case Hypothesis(text=text) if text and text != self._interim and not self._finals_due:
                 self._interim = text
-                self._result(event.words, text, event.end)
+                self._send_result(event.words, text, event.end)
             case SegmentEnded():
-                self._unmade += 1
+                self._finals_due += 1
             case Final():
-                self._unmade -= 1
-                self._final(event)
+                self._finals_due -= 1
+                self._send_final(event)
             case Failed(error=error):
-                self._unmade -= event.segment > 0
-                self._error("SegmentFailed", f"a segment got no final: {error}")
+                self._finals_due -= event.segment > 0
+                self._send_error("SegmentFailed", f"a segment got no final: {error}")
                 if isinstance(event.tag, Finalize):
-                    self._result(
-                        (), "", self._told, is_final=True, speech_final=True, from_finalize=True
+                    self._send_result(
+                        (),
+                        "",
+                        self._final_end,
+                        is_final=True,
+                        speech_final=True,
+                        from_finalize=True,
                     )
-                self._begin_anew(self._session.seconds)
-                self._end_utterance(self._told)
+                self._start_after(self._session.seconds)
+                self._end_utterance(self._final_end)
             case SpeechStarted(at=at):
                 self._end_utterance(at)
                 self._starts.append(at)
                 if self._options.vad_events:
-                    self._say("SpeechStarted", channel=[0, 1], timestamp=round(at, 3))
+                    self._send("SpeechStarted", channel=[0, 1], timestamp=round(at, 3))
             case TimeReached(at=at):
                 self._end_utterance(min([at, *self._starts]))
 
-    def complain(self, error: ParakeetError) -> None:
+    def on_error(self, error: ParakeetError) -> None:
         """Send an error; the stream goes on."""
         if isinstance(error, BadMessageError):
-            self._error("SchemaError", str(error), self._received)
+            self._send_error("SchemaError", str(error), self._received)
         else:
-            self._error(type(error).__name__, str(error))
+            self._send_error(type(error).__name__, str(error))
 
-    def rest(self) -> None:
-        """Hand over what the resampler holds back."""
-        self.talk.hear(self._decoder.flush())
+    def flush_audio(self) -> None:
+        """Send the audio that the resampler holds to the session."""
+        self.connection.send_audio(self._decoder.flush())
 
-    def leave(self, ending: Ending) -> None:
-        """Send the summary; the close code and reason say why."""
+    def on_close(self, ending: Ending) -> None:
+        """Send ``Metadata``; the close code and reason say why the stream ends."""
         self._end_utterance(self._session.seconds)
         digest, seconds = self._digest.hexdigest(), self._session.seconds
-        summary = self._summary.content(digest, seconds, self._options.channels)
-        self._say("Metadata", **summary)
+        self._send("Metadata", **self._metadata.complete(digest, seconds, self._options.channels))
 
     @property
     def _session(self) -> Session:
-        assert self.talk.session is not None
-        return self.talk.session
+        return self.connection.session
 
-    def _listen(self) -> None:
+    def _open_session(self) -> None:
         options = self._options
-        self.talk.open(
-            endpointing=self._when_to_end(), interims=options.interim_results, boost=self._boost
+        self.connection.open(
+            endpointing=self._endpointing(), interims=options.interim_results, boost=self._boost
         )
 
-    def _when_to_end(self) -> Endpointing:
-        """What ends a segment beside a Finalize.
+    def _endpointing(self) -> Endpointing:
+        """Return what ends a segment besides a Finalize.
 
-        The session looks for speech in any case, so that silence costs nothing and no segment grows
-        without end, whatever the client does.
+        The session always detects speech, so that silence needs no inference and no segment grows
+        without bound.
         """
-        options, server = self._options, self.talk.server
+        options, server = self._options, self.connection.server
         if options.endpointing is True:
             return server.endpointing()
         if options.endpointing is not False:
             return server.endpointing(
-                stop_seconds=max(options.endpointing / 1000, LEAST_STOP_SECONDS)
+                stop_seconds=max(options.endpointing / 1000, MIN_STOP_SECONDS)
             )
         if options.utterance_end_ms is None:
-            return server.endpointing(min_segment_seconds=UNENDED_SECONDS)
-        # The words of an utterance are final before it ends.
+            return server.endpointing(min_segment_seconds=MAX_OPEN_SECONDS)
+        # The words of an utterance have to be final before it ends.
         return server.endpointing(stop_seconds=options.utterance_end_ms / 1000)
 
     def _configure(self, configure: Configure) -> None:
-        """Change the phrases, all of them or nothing."""
+        """Replace the phrases; if one is invalid, keep the old ones."""
         changed = {}
         if configure.keyterms is not None:
             boost = boost_of(Options(keyterm=configure.keyterms))
             before, self._boost = self._boost, boost
             try:
-                self._listen()
+                self._open_session()
             except ParakeetError:
                 self._boost = before
                 raise
             changed["keyterms"] = list(boost)
-        self._say("ConfigureSuccess", request_id=self._summary.request_id, **changed)
+        self._send("ConfigureSuccess", request_id=self._metadata.request_id, **changed)
 
-    def _final(self, final: Final) -> None:
-        """Send a final, unless it is empty and nobody waits for it."""
+    def _send_final(self, final: Final) -> None:
+        """Send a final, unless it is empty and the client does not wait for it."""
         transcript = final.transcript
         words = transcript.words
         self._end_utterance(words[0].start if words else transcript.end)
         if words or self._is_awaited(final):
-            self._result(
+            self._send_result(
                 words,
                 transcript.text,
                 transcript.end,
@@ -212,37 +217,38 @@ class Deepgram(Dialect):
                 from_finalize=isinstance(final.tag, Finalize),
                 language=transcript.language,
             )
-        self._begin_anew(max(self._told, transcript.end))
+        self._start_after(max(self._final_end, transcript.end))
         if words and self._options.utterance_end_ms is not None:
             self._last_word = words[-1].end
             self._session.notify_at(self._last_word + self._options.utterance_end_ms / 1000)
 
     def _is_awaited(self, final: Final) -> bool:
-        """Whether the client waits for a final, even for one that is empty."""
+        """Return whether the client waits for a final even if it is empty."""
         match final.tag:
             case Finalize():
                 return True
-            case CloseStream() if final.transcript.end > self._told:
+            case CloseStream() if final.transcript.end > self._final_end:
                 return True
-        # It knows of speech, and should learn that this came to nothing.
-        begun = bool(self._starts) and self._starts[0] < final.transcript.end
-        return bool(self._interim) or (begun and self._options.vad_events)
+        # The client was told of speech, and has to learn that there were no words.
+        started = bool(self._starts) and self._starts[0] < final.transcript.end
+        return bool(self._interim) or (started and self._options.vad_events)
 
-    def _begin_anew(self, told: float) -> None:
-        self._told = told
+    def _start_after(self, final_end: float) -> None:
+        """Expect results of audio after a time."""
+        self._final_end = final_end
         self._interim = ""
-        while self._starts and self._starts[0] < told:
+        while self._starts and self._starts[0] < final_end:
             self._starts.popleft()
 
     def _end_utterance(self, now: float) -> None:
-        """Say that the utterance is over, if nothing was said for long enough by now."""
+        """Send ``UtteranceEnd`` if the gap after the last word is long enough at a time."""
         gap = self._options.utterance_end_ms
         if gap is None or self._last_word is None or now - self._last_word < gap / 1000:
             return
-        self._say("UtteranceEnd", channel=[0, 1], last_word_end=round(self._last_word, 3))
+        self._send("UtteranceEnd", channel=[0, 1], last_word_end=round(self._last_word, 3))
         self._last_word = None
 
-    def _result(
+    def _send_result(
         self,
         words: Sequence[Word],
         text: str,
@@ -253,21 +259,21 @@ class Deepgram(Dialect):
         from_finalize: bool = False,
         language: str | None = None,
     ) -> None:
-        self._say(
+        self._send(
             "Results",
             channel_index=[0, 1],
-            duration=round(max(0.0, end - self._told), 3),
-            start=round(self._told, 3),
+            duration=round(max(0.0, end - self._final_end), 3),
+            start=round(self._final_end, 3),
             is_final=is_final,
             speech_final=speech_final,
             channel={"alternatives": [alternative(words, text, language)]},
-            metadata=self._summary.source,
+            metadata=self._metadata.source,
             from_finalize=from_finalize,
         )
 
-    def _error(self, variant: str, description: str, message: str = "") -> None:
-        self._say("Error", variant=variant, description=description, message=message[:500])
+    def _send_error(self, variant: str, description: str, message: str = "") -> None:
+        self._send("Error", variant=variant, description=description, message=message[:500])
 
-    def _say(self, kind: str, **content: Any) -> None:
+    def _send(self, kind: str, **content: Any) -> None:
         message = {"type": kind, **content}
-        self.talk.say(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+        self.connection.send(json.dumps(message, ensure_ascii=False, separators=(",", ":")))

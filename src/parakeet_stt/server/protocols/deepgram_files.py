@@ -1,4 +1,4 @@
-"""``POST /v1/listen``: files as Deepgram takes them, the request's body being the file."""
+"""``POST /v1/listen``: Deepgram's protocol for files; the request's body is the file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.server.health import ServerDependency
 from parakeet_stt.server.protocols.deepgram_messages import (
+    Metadata,
     Options,
-    Summary,
     alternative,
     boost_of,
     check_options,
 )
-from parakeet_stt.server.state import Server
 from parakeet_stt.server.uploads import MIN_SEGMENT_SECONDS, FileRoute, save_body, transcribe
 from parakeet_stt.transcript import Transcript, Word
 
@@ -28,7 +28,7 @@ router = APIRouter(route_class=FileRoute, tags=["Deepgram"])
 
 
 class FileOptions(Options):
-    """What the URL may ask for besides, of a file."""
+    """Query parameters for files."""
 
     detect_language: bool = False
     utterances: bool = False
@@ -37,22 +37,22 @@ class FileOptions(Options):
     )
 
 
-@router.post("/v1/listen", summary="Transcribe a file (Deepgram's protocol).")
-async def listen(request: Request, options: Annotated[FileOptions, Query()]) -> Response:
-    """The body is a file of any common format. Whatever else Deepgram's URLs say changes nothing.
+@router.post("/v1/listen", summary="Transcribe a file (Deepgram)")
+async def listen(
+    request: Request, server: ServerDependency, options: Annotated[FileOptions, Query()]
+) -> Response:
+    """Transcribe the body, an audio or video file of any common format.
 
-    Raises:
-        ParakeetError: The file cannot be decoded, or something was asked for that cannot be had.
+    Deepgram's other parameters are accepted and ignored.
     """
-    server: Server = request.app.state.server
-    check_options(options, server)
+    check_options(options, server.model.language)
     boost = boost_of(options)
     if request.headers.get("content-type", "").startswith("application/json"):
         raise ConfigurationError(
-            "this server fetches nothing from URLs, so that nobody can use it to reach what is "
-            "near it: send the file itself as the request's body"
+            "url: this server fetches nothing from URLs, so that nobody can use it to reach hosts "
+            "on its network; send the file itself as the request's body"
         )
-    summary = Summary(server)
+    metadata = Metadata(server.model_name)
     upload = await save_body(request)
     transcript = await transcribe(
         request,
@@ -62,10 +62,10 @@ async def listen(request: Request, options: Annotated[FileOptions, Query()]) -> 
     )
     digest = await asyncio.to_thread(_digest, upload.path)
     content = {
-        "metadata": summary.content(digest, transcript.end, 1),
+        "metadata": metadata.complete(digest, transcript.end, 1),
         "results": _results(transcript, options),
     }
-    return JSONResponse(content, headers={"dg-request-id": summary.request_id})
+    return JSONResponse(content, headers={"dg-request-id": metadata.request_id})
 
 
 def _digest(path: Path) -> str:
@@ -94,7 +94,7 @@ def _results(transcript: Transcript, options: FileOptions) -> dict[str, Any]:
 
 
 def _runs(words: tuple[Word, ...], gap: float) -> list[list[Word]]:
-    """Words without a silence of ``gap`` seconds between them."""
+    """Split words at silences of ``gap`` seconds."""
     if not words:
         return []
     runs = [[words[0]]]

@@ -1,7 +1,4 @@
-"""What Deepgram's clients may ask for and send, and what they are told, live and for files.
-
-Shapes only: nothing here knows of sessions or connections.
-"""
+"""Deepgram's query parameters and messages, live and for files."""
 
 from __future__ import annotations
 
@@ -18,17 +15,16 @@ from starlette.datastructures import QueryParams
 
 from parakeet_stt import __version__
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.server.conversation import parse
-from parakeet_stt.server.state import Server
+from parakeet_stt.server.messages import parse
 from parakeet_stt.settings import DEFAULT_BOOST, MOST_BOOST
 from parakeet_stt.transcript import Word
 
-_MARKS = '.,?!;:…¿¡«»„“”"()[]'  # Around words, which Deepgram's are without.
+_MARKS = '.,?!;:…¿¡«»„“”"()[]'  # Punctuation that Deepgram's `word` lacks.
 _LISTS = ("keyterm", "keywords", "redact")
 
 
 def _endpointing(value: object) -> bool | int:
-    """``true``, ``false`` or milliseconds, as a URL has them."""
+    """Parse ``true``, ``false`` or milliseconds."""
     text = str(value).lower()
     if text in ("true", "false"):
         return text == "true"
@@ -38,7 +34,7 @@ def _endpointing(value: object) -> bool | int:
 
 
 class Options(BaseModel):
-    """What the URL may ask for; whatever else it says changes nothing."""
+    """Query parameters of live streams and files; others are ignored."""
 
     language: str | None = None
     keyterm: list[str] = []
@@ -48,7 +44,7 @@ class Options(BaseModel):
 
 
 class LiveOptions(Options):
-    """What a WebSocket's URL may ask for besides."""
+    """Query parameters of live streams."""
 
     encoding: Literal["linear16", "linear32", "mulaw", "alaw"] | None = None
     sample_rate: int | None = Field(None, ge=4_000, le=384_000)
@@ -63,64 +59,71 @@ _LIVE = pydantic.TypeAdapter(LiveOptions)
 
 
 class KeepAlive(BaseModel):
-    """Keeps a connection that sends no audio from being closed."""
+    """Keep a connection open that sends no audio."""
 
     type: Literal["KeepAlive"]
 
 
 class Finalize(BaseModel):
-    """End the segment now; answered with a final, empty where nothing was said."""
+    """End the segment now; answered with a final, which may be empty."""
 
     type: Literal["Finalize"]
 
 
 class CloseStream(BaseModel):
-    """End the stream: the rest of the finals, Metadata, and the connection is closed."""
+    """End the stream: the remaining finals and Metadata are sent, then the connection is closed."""
 
     type: Literal["CloseStream"]
 
 
 class Configure(BaseModel):
-    """Other phrases to expect from the next segment on."""
+    """Replace the boosted phrases from the next segment on."""
 
     type: Literal["Configure"]
     keyterms: list[str] | None = None
 
 
-Message = Annotated[KeepAlive | Finalize | CloseStream | Configure, Field(discriminator="type")]
+ClientMessage = Annotated[
+    KeepAlive | Finalize | CloseStream | Configure, Field(discriminator="type")
+]
 
-MESSAGE: pydantic.TypeAdapter[Message] = pydantic.TypeAdapter(Message)
-"""What a client may send."""
+MESSAGE: pydantic.TypeAdapter[ClientMessage] = pydantic.TypeAdapter(ClientMessage)
+"""The text messages of a client."""
 
 
-class Summary:
-    """What is told of a stream or a file beside its words.
-
-    Attributes:
-        request_id: Its number.
+class Metadata:
+    """The metadata of a stream or a file.
 
     Args:
-        server: Who hears it.
+        model_name: The name of the model that transcribes it.
+
+    Attributes:
+        request_id: Identifies the request.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, model_name: str) -> None:
         self.request_id = str(uuid.uuid4())
-        name = server.model_name
-        self._uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-        self._model = {"name": name, "version": __version__, "arch": "parakeet"}
+        self._uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, model_name))
+        self._model = {"name": model_name, "version": __version__, "arch": "parakeet"}
         self._created = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where a result comes from."""
+        """The metadata of a single result."""
         return {
             "request_id": self.request_id,
             "model_info": self._model,
             "model_uuid": self._uuid,
         }
 
-    def content(self, sha256: str, duration: float, channels: int) -> dict[str, Any]:
-        """All of it, at the end."""
+    def complete(self, sha256: str, duration: float, channels: int) -> dict[str, Any]:
+        """Return the metadata of the whole stream or file.
+
+        Args:
+            sha256: Hexadecimal digest of the audio as received.
+            duration: Seconds of audio.
+            channels: Number of channels.
+        """
         return {
             "transaction_key": "deprecated",
             "request_id": self.request_id,
@@ -134,43 +137,51 @@ class Summary:
 
 
 def live_options(query: QueryParams) -> LiveOptions:
-    """What a WebSocket's URL asks for.
+    """Parse the query parameters of a live stream.
 
     Raises:
-        ParakeetError: Something that cannot be; the message says where and what.
+        BadMessageError: A parameter is invalid; the message names it.
+        ConfigurationError: The audio would be in a container.
     """
-    asked: dict[str, Any] = {
+    given: dict[str, Any] = {
         name: query.getlist(name) if name in _LISTS else value for name, value in query.items()
     }
-    options = parse(_LIVE, json.dumps(asked))
+    options = parse(_LIVE, json.dumps(given))
     if options.encoding is None and options.sample_rate is None:
         raise ConfigurationError(
-            "live audio is raw here: encoding (linear16, linear32, mulaw or alaw) and "
-            "sample_rate are needed; audio in containers is taken as a file, by POST"
+            "encoding (linear16, linear32, mulaw or alaw) or sample_rate is needed: live audio "
+            "must be raw; send audio in containers as a file, by POST"
         )
     return options
 
 
-def check_options(options: Options, server: Server) -> None:
-    """Refuse what cannot be had and must not be passed over.
+def check_options(options: Options, language: str | None) -> None:
+    """Refuse parameters that are not supported and must not be ignored silently.
+
+    Args:
+        options: The parameters.
+        language: The language of the model, if it has only one.
 
     Raises:
-        ConfigurationError: There is some of it; the message says what.
+        ConfigurationError: A parameter is not supported; the message names it.
     """
     if options.callback:
-        raise ConfigurationError("callback: results go to whoever asks for them, nowhere else")
-    if any(what.lower() != "false" for what in options.redact):
-        raise ConfigurationError("redact: nothing can be left out of results here")
-    known, asked = server.model.language, (options.language or "").lower()
-    if known and asked and asked != "multi" and asked.partition("-")[0] != known:
-        raise ConfigurationError(f"language: {options.language} was asked for, {known} can be had")
+        raise ConfigurationError("callback: not supported; results are sent to the client only")
+    if any(value.lower() != "false" for value in options.redact):
+        raise ConfigurationError("redact: not supported; results are never redacted")
+    requested = (options.language or "").lower()
+    matches = requested in ("", "multi") or requested.partition("-")[0] == language
+    if language and not matches:
+        raise ConfigurationError(
+            f"language: {options.language} was requested, the model transcribes {language} only"
+        )
 
 
 def boost_of(options: Options) -> dict[str, float]:
-    """The phrases that are to be expected, and their weights.
+    """Return the phrases to boost and their weights.
 
     Raises:
-        ConfigurationError: A keyword with a weight that cannot be.
+        ConfigurationError: The weight of a keyword is not positive.
     """
     boost = {term.strip(): DEFAULT_BOOST for term in options.keyterm if term.strip()}
     for keyword in filter(str.strip, options.keywords):
@@ -180,13 +191,13 @@ def boost_of(options: Options) -> dict[str, float]:
         except ValueError:
             term, colon, factor = keyword, "", 1.0
         if not factor > 0:
-            raise ConfigurationError(f"keywords: {keyword!r}: words cannot be made less likely")
+            raise ConfigurationError(f"keywords: {keyword!r}: expected a weight over 0")
         boost[(term if colon else keyword).strip()] = min(factor * DEFAULT_BOOST, MOST_BOOST)
     return boost
 
 
 def alternative(words: Sequence[Word], text: str, language: str | None) -> dict[str, Any]:
-    """What was said, as Deepgram has it."""
+    """Return a transcript as one of Deepgram's ``alternatives``."""
     content: dict[str, Any] = {
         "transcript": text,
         "confidence": round(fmean(word.confidence for word in words), 4) if words else 0.0,

@@ -1,7 +1,7 @@
-"""``/v1/ears``: eaRS's protocol (system 003), word by word, for speakers and their listeners.
+"""``/v1/ears``: eaRS's protocol, word by word, for speakers and their listeners.
 
-Floats at 24 kHz in; words, segments and pauses out, and at the end everything once more.
-docs/protocols.md has every message.
+Speakers send floats at 24 kHz and receive words, segments and pauses, and at the end the whole text
+again. docs/protocols.md describes every message.
 """
 
 from __future__ import annotations
@@ -18,170 +18,175 @@ from parakeet_stt.engine.events import Event, Failed, Final, SpeechStopped
 from parakeet_stt.errors import ParakeetError
 from parakeet_stt.language import LanguageWatch
 from parakeet_stt.server.auth import holds_key
-from parakeet_stt.server.connection import BadMessageError
-from parakeet_stt.server.conversation import DONE, Conversation, Dialect, Ending, parse
+from parakeet_stt.server.broadcast import Broadcast
+from parakeet_stt.server.connection import Connection
+from parakeet_stt.server.endings import DONE, Ending
+from parakeet_stt.server.messages import BadMessageError, Message, parse
+from parakeet_stt.server.protocol import Protocol
 from parakeet_stt.transcript import Hypothesis, Transcript, Word, words_of
 
 SAMPLE_RATE = 24_000
-"""Hz; what eaRS's clients send."""
+"""Sample rate of eaRS's clients, Hz."""
 
 ENGINE = "parakeet"
 _OUR_NAMES = (ENGINE, "prkt")
-_OTHER_ENGINES = ("kyutai", "moshi")  # eaRS has them.
+_OTHER_ENGINES = ("kyutai", "moshi")  # Engines of eaRS that this server does not have.
 
 
 class Command(BaseModel):
-    """What needs no more than its name.
+    """A command without arguments.
 
-    ``stop`` ends the stream after the whole text, ``restart`` begins it anew; ``pause`` and
-    ``resume`` say whether to listen; ``getstatus`` and ``liststreams`` are answered.
+    ``stop`` ends the stream after the whole text; ``restart`` sends the whole text and starts a new
+    one; audio between ``pause`` and ``resume`` is replaced by silence; ``getstatus`` and
+    ``liststreams`` are answered.
     """
 
     type: Literal["stop", "restart", "pause", "resume", "getstatus", "liststreams"]
 
 
 class SetLanguage(BaseModel):
-    """The language that is spoken, which then is not detected."""
+    """Set the spoken language, which ends its detection."""
 
     type: Literal["setlanguage"]
     lang: str = Field(min_length=2, max_length=35)
 
 
 class SetVadTimeout(BaseModel):
-    """Silence that ends a segment."""
+    """Set the seconds of silence that end a segment."""
 
     type: Literal["setvadtimeout"]
     seconds: float = Field(ge=0.05, le=60)
 
 
 class SetEngine(BaseModel):
-    """Another engine; there is one only."""
+    """Choose an engine; this server has one."""
 
     type: Literal["setengine"]
     engine: str
 
 
 class Authenticate(BaseModel):
-    """A listener's token, before anything else."""
+    """A listener's token, its first message."""
 
     type: Literal["authenticate"]
     token: str
 
 
 class Subscribe(BaseModel):
-    """Listen to a stream."""
+    """Listen to another client's stream."""
 
     type: Literal["subscribe"]
     stream_id: int
 
 
-Message = Annotated[
+ClientMessage = Annotated[
     Command | SetLanguage | SetVadTimeout | SetEngine | Authenticate | Subscribe,
     Field(discriminator="type"),
 ]
 
-_MESSAGE: pydantic.TypeAdapter[Message] = pydantic.TypeAdapter(Message)
+_MESSAGE: pydantic.TypeAdapter[ClientMessage] = pydantic.TypeAdapter(ClientMessage)
 _STOP = Command(type="stop")
-
 
 _RESTART = "restart"
 
 
-class Ears(Dialect):
-    """eaRS. As there, what the first message is decides between a speaker and a listener."""
+class Ears(Protocol[Message]):
+    """eaRS's protocol. The first message decides whether the client is a speaker or a listener."""
 
-    protocol = "ears"
+    name = "ears"
 
-    def __init__(self, talk: Conversation, query: QueryParams) -> None:
-        super().__init__(talk, query)
+    def __init__(self, connection: Connection[Message], query: QueryParams) -> None:
+        super().__init__(connection, query)
         self._decoder = AudioDecoder("f32", SAMPLE_RATE)
-        self._stop_seconds = talk.server.endpointing().stop_seconds
+        self._stop_seconds = connection.server.endpointing().stop_seconds
         self._paused = False
-        self._language: str | None = None  # As the client set it.
-        self._watch = LanguageWatch(talk.server.model.languages)
-        # Seconds of the session at which the client's time begins: now, and after restarts whose
-        # finals are on their way.
+        self._language: str | None = None  # Set by the client.
+        self._watch = LanguageWatch(connection.server.model.languages)
+        # Session times at which the client's time starts: that of the current text first, then
+        # those after restarts whose finals have not come yet.
         self._zeros = [0.0]
         self._texts: list[str] = []
         self._words: list[dict[str, Any]] = []
-        self._told: list[Word] = []  # Of the segment that is open.
-        self._stream_id: int | None = None  # Only speakers have one.
-        self._listeners: list[Ears] = []
-        self._is_listener = self._is_known = False
+        self._sent_words: list[Word] = []  # Words of the open segment.
+        self._broadcast: Broadcast | None = None  # Only speakers have one.
+        self._is_listener = self._is_authenticated = False
 
-    def receive(self, message: str | bytes) -> None:
-        """Take audio, ``stop``, or a JSON object."""
+    def on_message(self, message: Message) -> None:
+        """Handle audio (bytes), ``stop``, or a JSON object."""
         if isinstance(message, bytes):
-            self._begin()
-            self._hear(message)
+            self._start_stream()
+            self._receive_audio(message)
             return
         stops = message.strip().strip('"').lower() == "stop"
         match _STOP if stops else parse(_MESSAGE, message):
             case Authenticate() | Subscribe() | Command(type="liststreams") as request:
-                self._listen(request)
+                self._handle_listener(request)
             case Command(type="stop") if self._is_listener:
-                self.talk.end(DONE)
+                self.connection.end(DONE)
             case request:
-                self._begin()
-                self._obey(request)
+                self._start_stream()
+                self._handle_speaker(request)
 
-    def tell(self, event: Event) -> None:
-        """Send the words that are new, and what else there is to say."""
+    def on_event(self, event: Event) -> None:
+        """Send new words, pauses, segments and errors."""
         match event:
             case Hypothesis(committed_tokens=tokens):
-                # The last of them may still grow.
-                self._tell_words(words_of(tokens)[:-1])
+                # The last word may still grow.
+                self._publish_words(words_of(tokens)[:-1])
             case SpeechStopped(at=at):
-                self._tell("pause", timestamp=self._time(at, at))
+                self._publish("pause", timestamp=self._time(at, at))
             case Final(transcript=transcript, tag=tag):
                 self._end_segment(transcript)
-                self._go_on(tag)
-            case Failed(segment=0, error=error):  # The endpointer; the segment goes on.
-                self._tell("error", message=str(error))
+                self._restart_if(tag)
+            case Failed(segment=0, error=error):  # The endpointer failed; the segment goes on.
+                self._publish("error", message=str(error))
             case Failed(error=error, tag=tag):
-                self._told = []
-                self._tell("error", message=f"a segment got no text: {error}")
-                self._go_on(tag)
+                self._sent_words = []
+                self._publish("error", message=f"a segment got no text: {error}")
+                self._restart_if(tag)
 
-    def complain(self, error: ParakeetError) -> None:
+    def on_error(self, error: ParakeetError) -> None:
         """Send an error; the stream goes on."""
-        self._say("error", message=str(error))
+        self._send("error", message=str(error))
 
-    def rest(self) -> None:
-        """Hand over what the resampler holds back."""
-        self.talk.hear(self._decoder.flush())
+    def flush_audio(self) -> None:
+        """Send the audio that the resampler holds to the session."""
+        self.connection.send_audio(self._decoder.flush())
 
-    def leave(self, ending: Ending) -> None:
-        """Send everything that was said, the reason before it where the client did not ask."""
+    def on_close(self, ending: Ending) -> None:
+        """Send the reason if the client did not end the stream, then the whole text."""
         if ending is not DONE:
-            self._say("error", message=ending.reason)
+            self._send("error", message=ending.reason)
         if not self._is_listener:
-            self._tell_whole()
+            self._publish_text()
 
     # --- speakers ---------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Open the stream, with the first message that is a speaker's."""
+    def _start_stream(self) -> None:
+        """Open the session with a speaker's first message."""
         if self._is_listener:
             raise BadMessageError("this connection listens to others; open another one to speak")
-        if self._stream_id is None:
-            self._stream_id = next(self.talk.server.stream_ids)
+        if self._broadcast is None:
+            server = self.connection.server
+            stream_id = next(server.stream_ids)
             self._configure()
-            self._tell("enginechanged", engine=ENGINE)
+            self._broadcast = server.broadcasts[stream_id] = Broadcast()
+            self.connection.cleanup.callback(server.broadcasts.pop, stream_id)
+            self._publish("enginechanged", engine=ENGINE)
 
     def _configure(self) -> None:
-        endpointing = self.talk.server.endpointing(stop_seconds=self._stop_seconds)
-        self.talk.open(endpointing=endpointing, interims=True)
+        endpointing = self.connection.server.endpointing(stop_seconds=self._stop_seconds)
+        self.connection.open(endpointing=endpointing, interims=True)
 
-    def _hear(self, data: bytes) -> None:
+    def _receive_audio(self, data: bytes) -> None:
         samples = self._decoder(data)
-        # Silence takes the place of what is not to be heard, so that times stay as they are.
-        self.talk.hear(samples * 0 if self._paused else samples)
+        # While paused, silence replaces the audio, so that times do not shift.
+        self.connection.send_audio(samples * 0 if self._paused else samples)
 
-    def _obey(self, request: Message) -> None:
+    def _handle_speaker(self, request: ClientMessage) -> None:
         match request:
             case Command(type="stop"):
-                self.talk.end(DONE)
+                self.connection.end(DONE)
             case Command(type="restart"):
                 self._paused = False
                 self._flush(restart=True)
@@ -191,7 +196,7 @@ class Ears(Dialect):
             case Command(type="resume"):
                 self._paused = False
             case Command(type="getstatus"):
-                self._say(
+                self._send(
                     "status",
                     paused=self._paused,
                     vad=True,
@@ -201,71 +206,72 @@ class Ears(Dialect):
                     engine=ENGINE,
                 )
             case SetLanguage(lang=lang):
-                known = self.talk.server.model.languages
+                known = self.connection.server.model.languages
                 if known and lang not in known:
-                    raise BadMessageError(f"language {lang!r}: the model knows {', '.join(known)}")
+                    raise BadMessageError(
+                        f"language {lang!r}: the model transcribes {', '.join(known)}"
+                    )
                 self._language = lang
-                self._tell("languagechanged", lang=lang)
+                self._publish("languagechanged", lang=lang)
             case SetVadTimeout(seconds=seconds):
                 self._stop_seconds = seconds
                 self._configure()
             case SetEngine(engine=engine) if engine.lower() in _OUR_NAMES:
-                self._tell("enginechanged", engine=ENGINE)
+                self._publish("enginechanged", engine=ENGINE)
             case SetEngine(engine=engine):
-                known_there = engine.lower() in _OTHER_ENGINES
-                raise BadMessageError("engine not available" if known_there else "unknown engine")
+                exists = engine.lower() in _OTHER_ENGINES
+                raise BadMessageError("engine not available" if exists else "unknown engine")
 
     def _flush(self, restart: bool = False) -> None:
-        session = self.talk.session
-        assert session is not None
-        self.rest()
+        session = self.connection.session
+        self.flush_audio()
         session.flush(_RESTART if restart else None)
         if restart:
             self._zeros.append(session.seconds)
 
-    def _tell_words(self, words: tuple[Word, ...]) -> None:
-        """Send those that the client does not have."""
-        told = self._told
-        if [word.text for word in words[: len(told)]] == [word.text for word in told]:
-            new = list(words[len(told) :])
-        else:  # The final reads otherwise: what was said after them is new.
-            new = [word for word in words if word.start + word.end > 2 * told[-1].end]
+    def _publish_words(self, words: tuple[Word, ...]) -> None:
+        """Send the words that the client does not have."""
+        sent = self._sent_words
+        if [word.text for word in words[: len(sent)]] == [word.text for word in sent]:
+            new = list(words[len(sent) :])
+        else:  # The final differs from the words sent: words spoken after them are new.
+            new = [word for word in words if word.start + word.end > 2 * sent[-1].end]
         for word in new:
-            self._tell("word", **self._word(word))
-        self._told = told + new
+            self._publish("word", **self._word(word))
+        self._sent_words = sent + new
 
     def _end_segment(self, transcript: Transcript) -> None:
         words = transcript.words
-        self._tell_words(words)
-        self._told = []
+        self._publish_words(words)
+        self._sent_words = []
         if not words:
             return
         self._texts.append(transcript.text)
         self._words += map(self._word, words)
-        self._tell_language(transcript)
+        self._publish_language(transcript)
         end = words[-1].end
         start, end = self._time(words[0].start, end), self._time(end, end)
-        self._tell("segment", text=transcript.text, start_time=start, end_time=end)
+        self._publish("segment", text=transcript.text, start_time=start, end_time=end)
 
-    def _tell_language(self, transcript: Transcript) -> None:
-        news = self._watch(transcript) if self._language is None else None
-        if news is not None:
-            language, confidence = news
-            # eaRS's plan has both names for it.
-            told = {"language": language, "lang": language}
-            self._tell("language_detected", **told, confidence=round(confidence, 4))
+    def _publish_language(self, transcript: Transcript) -> None:
+        detected = self._watch(transcript) if self._language is None else None
+        if detected is not None:
+            language, confidence = detected
+            # eaRS's plan for Parakeet has both names.
+            names = {"language": language, "lang": language}
+            self._publish("language_detected", **names, confidence=round(confidence, 4))
 
-    def _go_on(self, tag: Any) -> None:
-        """After a segment; where a restart ended it, with a stream that is as new."""
+    def _restart_if(self, tag: Any) -> None:
+        """Send the whole text and start a new one if a restart ended the segment."""
         if tag == _RESTART:
-            self._tell_whole()
+            self._publish_text()
             self._texts, self._words = [], []
             self._zeros.pop(0)
-            self._watch = LanguageWatch(self.talk.server.model.languages)
-            self._tell("enginechanged", engine=ENGINE)
+            self._watch = LanguageWatch(self.connection.server.model.languages)
+            self._publish("enginechanged", engine=ENGINE)
 
-    def _tell_whole(self) -> None:
-        self._tell("final", text=" ".join(self._texts), words=self._words)
+    def _publish_text(self) -> None:
+        self._publish("final", text=" ".join(self._texts), words=self._words)
 
     def _word(self, word: Word) -> dict[str, Any]:
         return {
@@ -276,15 +282,21 @@ class Ears(Dialect):
         }
 
     def _time(self, seconds: float, end: float) -> float:
-        """A time of something that ended then, in seconds since the restart before it."""
+        """Convert a session time to the client's time, which starts at the restart before it.
+
+        Args:
+            seconds: The session time.
+            end: The session time at which the thing it belongs to ends.
+        """
         zero = max((zero for zero in self._zeros if zero < end), default=self._zeros[0])
         return round(max(0.0, seconds - zero), 3)
 
     # --- listeners --------------------------------------------------------------------------------
 
-    def _listen(self, request: Authenticate | Subscribe | Command) -> None:
-        tokens = self.talk.server.settings.ears_listener_tokens
-        if self._stream_id is not None:
+    def _handle_listener(self, request: Authenticate | Subscribe | Command) -> None:
+        server = self.connection.server
+        tokens = server.settings.ears_listener_tokens
+        if self._broadcast is not None:
             raise BadMessageError("this connection speaks; open another one to listen to others")
         if not tokens:
             raise BadMessageError("listener mode is not enabled")
@@ -292,38 +304,31 @@ class Ears(Dialect):
         if isinstance(request, Authenticate):
             if not holds_key(tokens, [request.token]):
                 raise BadMessageError("invalid token")
-            self._is_known = True
-            self._say("authenticated", success=True)
+            self._is_authenticated = True
+            self._send("authenticated", success=True)
             return
-        if not self._is_known:
+        if not self._is_authenticated:
             raise BadMessageError("not authenticated")
-        streams = self._streams()
         if isinstance(request, Command):
-            self._say("streams", stream_ids=sorted(streams))
+            self._send("streams", stream_ids=sorted(server.broadcasts))
             return
-        stream = streams.get(request.stream_id)
-        if stream is None:
+        broadcast = server.broadcasts.get(request.stream_id)
+        if broadcast is None:
             raise BadMessageError(f"subscription failed: Stream {request.stream_id} not found")
-        self.silent = True
-        if self not in stream._listeners:
-            stream._listeners.append(self)
-        self._say("subscribed", stream_id=request.stream_id)
-
-    def _streams(self) -> dict[int, Ears]:
-        """Those who speak now."""
-        dialects = [conversation.dialect for conversation in self.talk.server.conversations]
-        speakers = [dialect for dialect in dialects if isinstance(dialect, Ears)]
-        return {s._stream_id: s for s in speakers if s._stream_id is not None}
+        self.may_be_silent = True
+        broadcast.subscribe(self.connection.forward)
+        self._send("subscribed", stream_id=request.stream_id)
 
     # --- messages ---------------------------------------------------------------------------------
 
-    def _tell(self, kind: str, **content: Any) -> None:
-        """Send to the client and to everybody who listens to it."""
-        message = self._say(kind, **content)
-        self._listeners = [other for other in self._listeners if other.talk.copy(message)]
+    def _publish(self, kind: str, **content: Any) -> None:
+        """Send a message to the client and to its listeners."""
+        message = self._send(kind, **content)
+        if self._broadcast is not None:
+            self._broadcast.send(message)
 
-    def _say(self, kind: str, **content: Any) -> str:
+    def _send(self, kind: str, **content: Any) -> str:
         content = {"type": kind, **content}
         message = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        self.talk.say(message)
+        self.connection.send(message)
         return message

@@ -1,7 +1,7 @@
-"""``/v1/stream``: this server's own protocol, over WebSocket and as lines of JSON on TCP.
+"""``/v1/stream``: this server's own protocol, on WebSockets and as lines of JSON on TCP.
 
-A superset of parakeet-streaming's (system 004), whose clients work unmodified. docs/protocols.md
-has every message.
+A superset of parakeet-streaming's protocol, whose clients work unmodified. docs/protocols.md
+describes every message.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from starlette.datastructures import QueryParams
 from parakeet_stt.audio import AudioDecoder
 from parakeet_stt.engine.events import Event, Failed, Final, SpeechStarted, SpeechStopped
 from parakeet_stt.errors import ConfigurationError, ParakeetError
+from parakeet_stt.server.admission import RefusedError
 from parakeet_stt.server.auth import holds_key
-from parakeet_stt.server.conversation import DONE, Base64, Conversation, Dialect, Ending, parse
-from parakeet_stt.server.state import RefusedError
+from parakeet_stt.server.connection import Connection
+from parakeet_stt.server.endings import DONE, Ending
+from parakeet_stt.server.messages import Base64, Message, parse
+from parakeet_stt.server.protocol import Protocol
 from parakeet_stt.settings import parse_boost
 from parakeet_stt.transcript import Hypothesis, Token, Word
 
@@ -27,7 +30,7 @@ Encoding = Literal["pcm16", "f32", "mulaw", "alaw"]
 
 
 class Audio(BaseModel):
-    """Audio, as base64 or as numbers; ``final`` ends the stream after it."""
+    """Audio, as base64 or as a list of floats; ``final`` ends the stream after it."""
 
     type: Literal["audio"]
     data: Base64 | None = None
@@ -37,7 +40,7 @@ class Audio(BaseModel):
 
 
 class Configure(BaseModel):
-    """How to listen from here on; what is not given stays as it was."""
+    """Change options from here on; those that are not given keep their values."""
 
     type: Literal["configure"]
     encoding: Encoding | None = None
@@ -51,53 +54,53 @@ class Configure(BaseModel):
 
 
 class Flush(BaseModel):
-    """End the segment; acknowledged with the same id after its final."""
+    """End the segment; answered with the same id after its final."""
 
     type: Literal["flush"]
     id: str | int | None = None
 
 
 class Ping(BaseModel):
-    """Answered with a pong."""
+    """Request a pong."""
 
     type: Literal["ping"]
     id: str | int | None = None
 
 
 class Close(BaseModel):
-    """End the stream: the final, then the connection is closed."""
+    """End the stream: the final is sent, then the connection is closed."""
 
     type: Literal["close"]
 
 
 class Authenticate(BaseModel):
-    """The key, as the first line on TCP where keys are set."""
+    """The API key: the first line on TCP if the server has keys."""
 
     type: Literal["authenticate"]
     key: str
 
 
-Message = Annotated[
+ClientMessage = Annotated[
     Audio | Configure | Flush | Ping | Close | Authenticate, Field(discriminator="type")
 ]
 
-_MESSAGE: pydantic.TypeAdapter[Message] = pydantic.TypeAdapter(Message)
+_MESSAGE: pydantic.TypeAdapter[ClientMessage] = pydantic.TypeAdapter(ClientMessage)
 _CONFIGURE = pydantic.TypeAdapter(Configure)
 
 
-class Native(Dialect):
+class Native(Protocol[Message]):
     """The server's own protocol on a WebSocket, where binary messages are audio.
 
-    The URL may hold what a ``configure`` message may, such as ``?vad=true&encoding=f32``.
+    The URL may have the fields of a ``configure`` message, such as ``?vad=true&encoding=f32``.
     """
 
-    protocol = "stream"
+    name = "stream"
 
-    def __init__(self, talk: Conversation, query: QueryParams) -> None:
-        super().__init__(talk, query)
-        settings = talk.server.settings
-        self._id = next(talk.server.stream_ids)
-        self._wanted = Configure(
+    def __init__(self, connection: Connection[Message], query: QueryParams) -> None:
+        super().__init__(connection, query)
+        settings = connection.server.settings
+        self._id = next(connection.server.stream_ids)
+        self._options = Configure(
             type="configure",
             encoding="pcm16",
             sample_rate=settings.sample_rate,
@@ -112,48 +115,46 @@ class Native(Dialect):
                 known["boost"] = parse_boost(known["boost"])
             except ValueError as error:
                 raise ConfigurationError(f"boost: {error}") from error
-            talk.server.options(known["boost"])  # Refused here where it cannot be used.
-        asked = parse(_CONFIGURE, json.dumps({**known, "type": "configure"}))
-        self._wanted = self._with(asked)
+            connection.server.options(known["boost"])  # Raises before the connection is accepted.
+        requested = parse(_CONFIGURE, json.dumps({**known, "type": "configure"}))
+        self._options = self._with(requested)
         self._decoders = self._make_decoders()
-        self._told = 0  # Tokens of the segment that the client has been told of.
-        self._shown = ("", "")  # Its text and what of it is committed, as the client knows them.
+        self._sent_tokens = 0  # Committed tokens of the segment that the client has.
+        self._sent_text = ("", "")  # The segment's text and its committed part that it has.
 
-    def greet(self) -> None:
-        """Say hello."""
-        self._listen()
-        model = self.talk.server.model_name
-        self._say("hello", sample_rate=self._wanted.sample_rate, model=model)
+    def on_open(self) -> None:
+        """Open the session and send ``hello``."""
+        self._open_session()
+        model = self.connection.server.model_name
+        self._send("hello", sample_rate=self._options.sample_rate, model=model)
 
-    def receive(self, message: str | bytes) -> None:
-        """Take audio or a JSON object."""
+    def on_message(self, message: Message) -> None:
+        """Handle audio (bytes) or a JSON object (text)."""
         if isinstance(message, bytes):
             self._decode(None, message)
             return
         match parse(_MESSAGE, message):
             case Audio() as audio:
-                self._hear(audio)
-            case Configure() as asked:
-                self._configure(asked)
+                self._receive_audio(audio)
+            case Configure() as requested:
+                self._configure(requested)
             case Flush() as flush:
-                self.rest()
-                assert self.talk.session is not None
-                self.talk.session.flush(flush)
+                self.flush_audio()
+                self.connection.session.flush(flush)
             case Ping(id=number):
-                assert self.talk.session is not None
-                self._say("pong", id=number, lag=round(self.talk.session.backlog, 3))
+                self._send("pong", id=number, lag=round(self.connection.session.backlog, 3))
             case Close():
-                self.talk.end(DONE)
+                self.connection.end(DONE)
             case Authenticate():
-                self._say("authenticated")  # Who gets here is.
+                self._send("authenticated")  # Others are refused before.
 
-    def tell(self, event: Event) -> None:
-        """Send results, and when speech begins and ends."""
+    def on_event(self, event: Event) -> None:
+        """Send results, and when speech starts and stops."""
         match event:
             case Hypothesis(text=text, committed=committed):
-                if (text, committed) == self._shown:
+                if (text, committed) == self._sent_text:
                     return
-                self._shown = (text, committed)
+                self._sent_text = (text, committed)
                 self._result(
                     text,
                     event.committed_tokens,
@@ -175,98 +176,97 @@ class Native(Dialect):
                     confidence=round(transcript.confidence, 4),
                     language=transcript.language,
                 )
-                self._begin_anew()
+                self._start_segment()
                 if isinstance(event.tag, Flush):
-                    self._say("flushed", id=event.tag.id)
+                    self._send("flushed", id=event.tag.id)
             case Failed(segment=0, error=error):
-                self._say("error", message=f"speech could not be detected: {error}")
+                self._send("error", message=f"speech could not be detected: {error}")
             case Failed(error=error):
-                self._begin_anew()
-                self._say("error", message=f"a segment got no final: {error}")
+                self._start_segment()
+                self._send("error", message=f"a segment got no final: {error}")
                 if isinstance(event.tag, Flush):
-                    self._say("flushed", id=event.tag.id)
+                    self._send("flushed", id=event.tag.id)
             case SpeechStarted(at=at):
-                self._say("speech_started", time=round(at, 3))
+                self._send("speech_started", time=round(at, 3))
             case SpeechStopped(at=at):
-                self._say("speech_stopped", time=round(at, 3))
+                self._send("speech_stopped", time=round(at, 3))
 
-    def complain(self, error: ParakeetError) -> None:
+    def on_error(self, error: ParakeetError) -> None:
         """Send an error; the stream goes on."""
-        self._say("error", message=str(error))
+        self._send("error", message=str(error))
 
-    def rest(self) -> None:
-        """Hand over what the resamplers hold back."""
+    def flush_audio(self) -> None:
+        """Send the audio that the resamplers hold to the session."""
         for decoder in self._decoders.values():
-            self.talk.hear(decoder.flush())
+            self.connection.send_audio(decoder.flush())
 
-    def leave(self, ending: Ending) -> None:
-        """Say why, where the client did not ask for it."""
+    def on_close(self, ending: Ending) -> None:
+        """Send the reason if the client did not end the stream."""
         if ending is not DONE:
-            self._say("error", message=ending.reason)
+            self._send("error", message=ending.reason)
 
-    def _begin_anew(self) -> None:
-        """What comes is of the next segment."""
-        self._told = 0
-        self._shown = ("", "")
+    def _start_segment(self) -> None:
+        """Expect results of the next segment."""
+        self._sent_tokens = 0
+        self._sent_text = ("", "")
 
-    def _hear(self, audio: Audio) -> None:
+    def _receive_audio(self, audio: Audio) -> None:
         if audio.samples is not None:
-            with np.errstate(over="ignore"):  # Infinite numbers are refused below.
+            with np.errstate(over="ignore"):  # The decoder refuses infinite numbers.
                 samples = np.array(audio.samples, np.float64).astype("<f4")
             self._decode("f32", samples.tobytes())
         elif audio.data is not None:
             self._decode(audio.encoding, audio.data)
         if audio.final:
-            self.talk.end(DONE)
+            self.connection.end(DONE)
 
     def _decode(self, encoding: Encoding | None, data: bytes) -> None:
-        encoding = encoding or self._wanted.encoding
+        encoding = encoding or self._options.encoding
         assert encoding
-        self.talk.hear(self._decoders[encoding](data))
+        self.connection.send_audio(self._decoders[encoding](data))
 
-    def _configure(self, asked: Configure) -> None:
-        """Change how to listen, all of it or nothing."""
-        before, self._wanted = self._wanted, self._with(asked)
+    def _configure(self, requested: Configure) -> None:
+        """Change options; if one is invalid, change none."""
+        before, self._options = self._options, self._with(requested)
         try:
-            self._listen()
+            self._open_session()
         except ParakeetError:
-            self._wanted = before
+            self._options = before
             raise
-        if asked.sample_rate is not None or asked.channels is not None:
-            self.rest()
+        if requested.sample_rate is not None or requested.channels is not None:
+            self.flush_audio()
             self._decoders = self._make_decoders()
-        self._say("configured", **self._wanted.model_dump(exclude={"type"}))
+        self._send("configured", **self._options.model_dump(exclude={"type"}))
 
-    def _with(self, asked: Configure) -> Configure:
-        return self._wanted.model_copy(update=asked.model_dump(exclude_none=True))
+    def _with(self, requested: Configure) -> Configure:
+        return self._options.model_copy(update=requested.model_dump(exclude_none=True))
 
     def _make_decoders(self) -> dict[Encoding, AudioDecoder]:
-        """One for each encoding: every message may have its own."""
-        wanted = self._wanted
-        assert wanted.sample_rate
-        assert wanted.channels
+        """Make a decoder for each encoding: every message may have its own."""
+        options = self._options
+        assert options.sample_rate
+        assert options.channels
         return {
-            encoding: AudioDecoder(encoding, wanted.sample_rate, wanted.channels)
+            encoding: AudioDecoder(encoding, options.sample_rate, options.channels)
             for encoding in get_args(Encoding)
         }
 
-    def _listen(self) -> None:
-        wanted, server = self._wanted, self.talk.server
-        stop = None if wanted.vad_stop_ms is None else wanted.vad_stop_ms / 1000
-        self.talk.open(
-            endpointing=server.endpointing(wanted.vad_threshold, stop) if wanted.vad else None,
-            interims=bool(wanted.interims),
-            boost=wanted.boost,
+    def _open_session(self) -> None:
+        options, server = self._options, self.connection.server
+        stop = None if options.vad_stop_ms is None else options.vad_stop_ms / 1000
+        self.connection.open(
+            endpointing=server.endpointing(options.vad_threshold, stop) if options.vad else None,
+            interims=bool(options.interims),
+            boost=options.boost,
         )
 
     def _result(
         self, text: str, tokens: tuple[Token, ...], words: tuple[Word, ...], **more: Any
     ) -> None:
-        """Tell what is believed; ids and confidences are those that are new and will not change."""
-        assert self.talk.session is not None
-        new = tokens[self._told :]
-        self._told = max(self._told, len(tokens))
-        self._say(
+        """Send a result; its token ids and confidences are those of newly committed tokens."""
+        new = tokens[self._sent_tokens :]
+        self._sent_tokens = max(self._sent_tokens, len(tokens))
+        self._send(
             "result",
             text=text,
             token_ids=[token.id for token in new],
@@ -280,41 +280,44 @@ class Native(Dialect):
                 }
                 for word in words
             ],
-            lag=round(self.talk.session.backlog, 3),
+            lag=round(self.connection.session.backlog, 3),
             **{"is_final": False, **more, "end": round(more["end"], 3)},
         )
 
-    def _say(self, kind: str, **content: Any) -> None:
+    def _send(self, kind: str, **content: Any) -> None:
         message = {"type": kind, "stream_id": self._id, **content}
-        self.talk.say(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+        self.connection.send(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
 
 
 class NativeLines(Native):
-    """The same on TCP: every message is a line of JSON."""
+    """The server's own protocol on TCP, where every message is a line of JSON."""
 
-    protocol = "tcp"
+    name = "tcp"
 
-    def __init__(self, talk: Conversation, query: QueryParams) -> None:
-        super().__init__(talk, query)
-        self._known = not talk.server.settings.api_keys
+    def __init__(self, connection: Connection[Message], query: QueryParams) -> None:
+        super().__init__(connection, query)
+        self._authenticated = not connection.server.settings.api_keys
 
-    def receive(self, message: str | bytes) -> None:
-        """Take a JSON object; the first shows the key where one is needed."""
+    def on_message(self, message: Message) -> None:
+        """Handle a JSON object; if the server has keys, the first one must contain a key."""
         assert isinstance(message, str)
-        if self._known:
-            super().receive(message)
+        if self._authenticated:
+            super().on_message(message)
             return
-        asked = parse(_MESSAGE, message)
-        keys = self.talk.server.settings.api_keys
-        if not isinstance(asked, Authenticate) or not holds_key(keys, [asked.key]):
-            self.talk.end(Ending(1008, "a valid API key is needed"))
+        request = parse(_MESSAGE, message)
+        keys = self.connection.server.settings.api_keys
+        if not isinstance(request, Authenticate) or not holds_key(keys, [request.key]):
+            self.connection.end(Ending(1008, "a valid API key is needed"))
             return
-        self._known = True
-        super().receive(message)
+        self._authenticated = True
+        super().on_message(message)
 
 
-def refusal_004(error: RefusedError) -> str:
-    """No place on TCP: full in system 004's words, which its clients may look for."""
+def refuse_line(error: RefusedError) -> str:
+    """Return the message for a TCP client that is not admitted.
+
+    A full server sends parakeet-streaming's text, which its clients may look for.
+    """
     full = error.reason == "sessions"
     message = "No free streaming state available." if full else str(error)
     return json.dumps({"type": "error", "message": message})

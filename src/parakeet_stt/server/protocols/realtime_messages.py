@@ -1,7 +1,7 @@
-"""What clients of OpenAI's Realtime protocol say, and how a session listens as they ask.
+"""Client events and session options of OpenAI's Realtime protocol, under OpenAI's own names.
 
-Sessions are described in two forms: nested, as since 2025, and flat, as in the beta before. What is
-not known here is passed over.
+Sessions are described in two forms: nested, since 2025, and flat, in the beta before. Unknown
+fields are ignored.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ import pydantic
 from pydantic import BaseModel, Field
 
 from parakeet_stt.audio import AudioDecoder
-from parakeet_stt.server.connection import BadMessageError
-from parakeet_stt.server.conversation import Base64
+from parakeet_stt.server.messages import BadMessageError, Base64
 from parakeet_stt.server.settings import ServerSettings
 from parakeet_stt.settings import DEFAULT_BOOST
 
 _SILENCES = {"low": 1200, "medium": 700, "auto": 700, "high": 400}
-"""Milliseconds of silence for a semantic VAD's eagerness: there is no semantic VAD here."""
+"""Milliseconds of silence that stand for a semantic VAD's eagerness: there is no semantic VAD."""
 
 _ENCODINGS = {"audio/pcm": "pcm16", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _BETA_FORMATS = {"audio/pcm": "pcm16", "audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw"}
 _PCM_RATE, _G711_RATE = 24_000, 8_000
 
-_LEAST_THRESHOLD, _MOST_THRESHOLD = 0.01, 0.99
+_MIN_THRESHOLD, _MAX_THRESHOLD = 0.01, 0.99
 
 
-class UnusableError(BadMessageError):
-    """A request that is understood and cannot be done.
+class UnsupportedValueError(BadMessageError):
+    """A valid request that this server does not support.
 
     Attributes:
-        param: What of it is wrong.
+        param: The field that is not supported.
     """
 
     def __init__(self, message: str, param: str) -> None:
@@ -40,30 +39,29 @@ class UnusableError(BadMessageError):
         self.param = param
 
 
-class Format(BaseModel):
-    """How audio is written: PCM of 16 bits, or G.711 at 8 kHz."""
+class AudioFormat(BaseModel):
+    """Encoding of audio: 16-bit PCM, or G.711 at 8 kHz."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
     rate: int | None = Field(None, ge=4_000, le=384_000)
 
-    @property
-    def full(self) -> Format:
-        """With its rate."""
+    def complete(self) -> AudioFormat:
+        """Return the format with its default rate filled in."""
         if self.type != "audio/pcm":
-            return Format(type=self.type)
-        return Format(rate=self.rate or _PCM_RATE)
+            return AudioFormat(type=self.type)
+        return AudioFormat(rate=self.rate or _PCM_RATE)
 
     def decoder(self) -> AudioDecoder:
-        """What reads it."""
+        """Return a decoder for audio of this format."""
         return AudioDecoder(_ENCODINGS[self.type], self.rate or _G711_RATE)
 
-    def shown(self) -> dict[str, Any]:
-        """For the client."""
+    def describe(self) -> dict[str, Any]:
+        """Return the fields for the client."""
         return self.model_dump(exclude_none=True)
 
 
-class Transcription(BaseModel):
-    """What is known of what will be said. Only keywords make a difference; the rest is echoed."""
+class AudioTranscription(BaseModel):
+    """Options of the transcription. Only keywords have an effect; the rest is sent back."""
 
     model: str | None = None
     language: str | None = None
@@ -74,12 +72,12 @@ class Transcription(BaseModel):
 
     @property
     def boost(self) -> dict[str, float]:
-        """The keywords as phrases to boost."""
+        """The keywords as phrases to boost, with their weights."""
         return {word: DEFAULT_BOOST for word in self.keywords or () if word.strip()}
 
 
 class TurnDetection(BaseModel):
-    """How the server finds the ends of turns."""
+    """How the server detects turns."""
 
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
     threshold: float | None = Field(None, ge=0, le=1)
@@ -87,8 +85,8 @@ class TurnDetection(BaseModel):
     silence_duration_ms: int | None = Field(None, ge=0, le=60_000)
     eagerness: Literal["low", "medium", "high", "auto"] | None = None
 
-    def full(self, settings: ServerSettings) -> TurnDetection:
-        """With the server's settings for what is not said."""
+    def complete(self, settings: ServerSettings) -> TurnDetection:
+        """Return the options with the server's settings filled in."""
         threshold, prefix = self.threshold, self.prefix_padding_ms
         silence, eagerness = self.silence_duration_ms, None
         if self.type == "semantic_vad":
@@ -97,53 +95,53 @@ class TurnDetection(BaseModel):
         threshold = settings.vad_threshold if threshold is None else threshold
         return TurnDetection(
             type=self.type,
-            threshold=min(max(threshold, _LEAST_THRESHOLD), _MOST_THRESHOLD),
+            threshold=min(max(threshold, _MIN_THRESHOLD), _MAX_THRESHOLD),
             prefix_padding_ms=settings.preroll_ms if prefix is None else prefix,
             silence_duration_ms=settings.vad_stop_ms if silence is None else silence,
             eagerness=eagerness,
         )
 
-    def shown(self) -> dict[str, Any]:
-        """For the client."""
+    def describe(self) -> dict[str, Any]:
+        """Return the fields for the client."""
         return self.model_dump(exclude_none=True)
 
 
-class Input(BaseModel):
-    """A session's audio, in the nested form."""
+class AudioInput(BaseModel):
+    """Options of a session's input audio, in the nested form."""
 
-    format: Format | None = None
-    transcription: Transcription | None = None
+    format: AudioFormat | None = None
+    transcription: AudioTranscription | None = None
     turn_detection: TurnDetection | None = None
 
 
 class Audio(BaseModel):
-    """What the nested form wraps the input in."""
+    """Options of a session's audio, in the nested form."""
 
-    input: Input | None = None
+    input: AudioInput | None = None
 
 
 class SessionConfig(BaseModel):
-    """A description of a session, in either form; null is not the same as nothing."""
+    """A client's description of a session, in either form. A null differs from a missing field."""
 
     type: str | None = None
     audio: Audio | None = None
     input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] | None = None
-    input_audio_transcription: Transcription | None = None
+    input_audio_transcription: AudioTranscription | None = None
     turn_detection: TurnDetection | None = None
 
     @property
     def nested(self) -> bool:
-        """Whether it has what only the nested form has."""
+        """Whether it has fields that only the nested form has."""
         return bool({"type", "audio"} & self.model_fields_set)
 
     def given(self) -> dict[str, Any]:
-        """What it describes, by the nested form's names."""
+        """Return the fields that are given, by the names of the nested form."""
         flat = {name: getattr(self, name) for name in self.model_fields_set}
         found: dict[str, Any] = {}
         if "input_audio_format" in flat:
             kinds = {beta: kind for kind, beta in _BETA_FORMATS.items()}
             kind = kinds.get(flat["input_audio_format"])
-            found["format"] = Format.model_validate({"type": kind}) if kind else None
+            found["format"] = AudioFormat.model_validate({"type": kind}) if kind else None
         if "input_audio_transcription" in flat:
             found["transcription"] = flat["input_audio_transcription"]
         if "turn_detection" in flat:
@@ -155,47 +153,47 @@ class SessionConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Listening:
-    """How a session listens.
+class TranscriptionSession:
+    """The options in effect of a session.
 
     Attributes:
-        format: Of the audio that comes.
-        transcription: What is known of what will be said.
-        turn_detection: How ends of turns are found; None where the client commits.
+        format: Format of the input audio.
+        transcription: Options of the transcription.
+        turn_detection: How turns are detected; None if the client commits.
     """
 
-    format: Format
-    transcription: Transcription
+    format: AudioFormat
+    transcription: AudioTranscription
     turn_detection: TurnDetection | None
 
-    def asked(self, session: SessionConfig, settings: ServerSettings) -> Listening:
-        """The same with what a client asks for.
+    def updated(self, session: SessionConfig, settings: ServerSettings) -> TranscriptionSession:
+        """Return the options with a client's changes.
 
         Raises:
-            UnusableError: It asks for a session of another kind.
+            UnsupportedValueError: The client requests a session of another type.
         """
         if session.type not in (None, "transcription"):
-            raise UnusableError(
+            raise UnsupportedValueError(
                 f"session.type {session.type!r}: this server transcribes and does not answer; "
                 f"expected 'transcription'",
                 "session.type",
             )
         given = session.given()
         if "format" in given:
-            given["format"] = (given["format"] or Format()).full
+            given["format"] = (given["format"] or AudioFormat()).complete()
         if "transcription" in given:
-            asked = given["transcription"] or Transcription()
-            given["transcription"] = asked.model_copy(
-                update={"model": asked.model or self.transcription.model}
+            requested = given["transcription"] or AudioTranscription()
+            given["transcription"] = requested.model_copy(
+                update={"model": requested.model or self.transcription.model}
             )
         if given.get("turn_detection") is not None:
-            given["turn_detection"] = given["turn_detection"].full(settings)
+            given["turn_detection"] = given["turn_detection"].complete(settings)
         return replace(self, **given)
 
-    def shown(self, beta: bool) -> dict[str, Any]:
-        """For the client, in the flat form of the beta or in the nested one."""
+    def describe(self, beta: bool) -> dict[str, Any]:
+        """Return the options for the client, in the flat form of the beta or in the nested one."""
         transcription = self.transcription.model_dump(exclude_unset=True)
-        turn_detection = None if self.turn_detection is None else self.turn_detection.shown()
+        turn_detection = None if self.turn_detection is None else self.turn_detection.describe()
         if beta:
             return {
                 "input_audio_format": _BETA_FORMATS[self.format.type],
@@ -205,7 +203,7 @@ class Listening:
                 "include": None,
             }
         audio = {
-            "format": self.format.shown(),
+            "format": self.format.describe(),
             "transcription": transcription,
             "noise_reduction": None,
             "turn_detection": turn_detection,
@@ -214,39 +212,39 @@ class Listening:
 
 
 class ClientEvent(BaseModel):
-    """What every event has."""
+    """Fields of every client event."""
 
     event_id: str | None = None
 
 
-class Update(ClientEvent):
-    """Listen in another way; what is not given stays as it was."""
+class SessionUpdate(ClientEvent):
+    """Change options of the session; those that are not given keep their values."""
 
     type: Literal["session.update", "transcription_session.update"]
     session: SessionConfig
 
 
-class Append(ClientEvent):
-    """Audio, in base64."""
+class InputAudioBufferAppend(ClientEvent):
+    """Audio as base64."""
 
     type: Literal["input_audio_buffer.append"]
     audio: Base64
 
 
-class Commit(ClientEvent):
-    """End the item: its transcript is wanted now."""
+class InputAudioBufferCommit(ClientEvent):
+    """End the item; its transcript follows."""
 
     type: Literal["input_audio_buffer.commit"]
 
 
-class Clear(ClientEvent):
-    """Forget the audio since the last commit."""
+class InputAudioBufferClear(ClientEvent):
+    """Discard the audio since the last commit."""
 
     type: Literal["input_audio_buffer.clear"]
 
 
-class Answer(ClientEvent):
-    """What only a session that answers has."""
+class UnsupportedEvent(ClientEvent):
+    """An event of sessions that answer, which this server does not have."""
 
     type: Literal[
         "response.create",
@@ -259,13 +257,20 @@ class Answer(ClientEvent):
     ]
 
 
-EVENT: pydantic.TypeAdapter[Update | Append | Commit | Clear | Answer] = pydantic.TypeAdapter(
-    Annotated[Update | Append | Commit | Clear | Answer, Field(discriminator="type")]
-)
+AnyClientEvent = Annotated[
+    SessionUpdate
+    | InputAudioBufferAppend
+    | InputAudioBufferCommit
+    | InputAudioBufferClear
+    | UnsupportedEvent,
+    Field(discriminator="type"),
+]
+
+CLIENT_EVENT: pydantic.TypeAdapter[AnyClientEvent] = pydantic.TypeAdapter(AnyClientEvent)
 
 
 def event_id_of(message: str) -> str | None:
-    """The id of an event that cannot be used, where it has one."""
+    """Return the id of an invalid event, if it has one."""
     try:
         return ClientEvent.model_validate_json(message).event_id
     except pydantic.ValidationError:

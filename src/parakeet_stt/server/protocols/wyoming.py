@@ -1,7 +1,7 @@
 """Wyoming, Home Assistant's voice protocol, on a TCP port of its own.
 
-The events are the ``wyoming`` package's. It knows no keys and no TLS, and a client cannot say
-whether it wants text while it comes: all of them pass over events that they do not wait for.
+The events are those of the ``wyoming`` package. Wyoming has neither keys nor TLS. A client cannot
+request partial text; all clients receive it, and ignore events that they do not wait for.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from parakeet_stt.engine.events import Event as SessionEvent
 from parakeet_stt.engine.events import Failed, Final
 from parakeet_stt.errors import AudioError, ParakeetError
 from parakeet_stt.model import catalog
-from parakeet_stt.server.connection import (
+from parakeet_stt.server.admission import RefusedError
+from parakeet_stt.server.connection import Connection
+from parakeet_stt.server.endings import DONE, Ending
+from parakeet_stt.server.messages import (
     BadMessageError,
-    GoneError,
     MessageTooLargeError,
-    TcpConnection,
     UnreadableError,
+    parse,
+    validate,
 )
-from parakeet_stt.server.conversation import DONE, Conversation, Dialect, Ending, check, parse
-from parakeet_stt.server.state import RefusedError
+from parakeet_stt.server.protocol import Protocol
+from parakeet_stt.server.transport import DisconnectedError, TcpTransport
 from parakeet_stt.settings import DEFAULT_BOOST
 from parakeet_stt.transcript import Hypothesis
 
-_SAMPLE_BYTES = 2  # Of the widths that there are, the one that means one thing only.
+_SAMPLE_BYTES = 2  # The only width that implies the number format: 4 may be integers or floats.
 
-_ANY_LANGUAGE = ("auto", "multi", "mul", "und")  # What clients say where they do not know.
+_ANY_LANGUAGE = ("auto", "multi", "mul", "und")  # Sent by clients that do not know the language.
 
 
 class _Header(BaseModel):
-    """The line that an event begins with; what it says of the event is looked at afterwards."""
+    """The line that an event starts with; the event's own fields are validated later."""
 
     type: Any = None
     data: Any = {}
@@ -59,205 +62,192 @@ _TRANSCRIBE = pydantic.TypeAdapter(Transcribe)
 _PING = pydantic.TypeAdapter(Ping)
 
 
-class WyomingConnection(TcpConnection[Event]):
-    """Wyoming's framing: a line of JSON, then as many bytes of data and payload as it says.
+class WyomingTransport(TcpTransport[Event]):
+    """Wyoming's framing: a line of JSON, then data and payload of the lengths it declares.
 
     Args:
-        reader: Of the connection.
-        writer: Of the same connection.
-        most: Bytes that a header, its data and its payload may have, each.
+        reader: Its limit bounds a header.
+        writer: The writer of the same connection.
+        max_bytes: Maximum length of data and of payload, each.
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_bytes: int
     ) -> None:
         super().__init__(reader, writer)
-        self._most = most
+        self._max_bytes = max_bytes
 
     async def receive(self) -> Event | None:
-        """As :meth:`Connection.receive`."""
-        line = await self._line()
+        """Receive an event."""
+        line = await self._read_line()
         if line is None:
             return None
         try:
             header = parse(_HEADER, line)
         except BadMessageError as error:
-            raise UnreadableError(f"not an event's header: {error}") from error
-        data = await self._bytes("data", header.data_length or 0)
-        payload = await self._bytes("payload", header.payload_length or 0)
+            raise UnreadableError(f"not the header of an event: {error}") from error
+        data = await self._read_bytes("data", header.data_length or 0)
+        payload = await self._read_bytes("payload", header.payload_length or 0)
         try:
             more = parse(_DATA, data) if data else {}
         except BadMessageError as error:
             raise BadMessageError(f"data: {error}") from error
-        event = check(_EVENT, {"type": header.type, "data": header.data, "payload": payload})
+        event = validate(_EVENT, {"type": header.type, "data": header.data, "payload": payload})
         event.data.update(more)
         return event
 
     def size(self, message: Event) -> int:
-        """Bytes that an event takes."""
+        """Return the bytes of memory that an event takes."""
         return len(message.payload or b"") + len(str(message.data))
 
     async def send(self, message: Event) -> None:
-        """As :meth:`Connection.send`."""
+        """Send an event."""
         try:
             await async_write_event(message, self._writer)
         except OSError as error:
-            raise GoneError from error
+            raise DisconnectedError from error
 
-    async def _line(self) -> bytes | None:
-        """The next line that is not empty; None at the end."""
-        while True:
-            try:
-                line = await self._reader.readuntil(b"\n")
-            except asyncio.IncompleteReadError as error:
-                line = error.partial
-                if not line.strip():
-                    return None
-            except asyncio.LimitOverrunError as error:
-                raise MessageTooLargeError(f"a header of over {self._most} bytes") from error
-            except OSError as error:
-                raise GoneError from error
-            if line.strip():
-                return line
-
-    async def _bytes(self, what: str, length: int) -> bytes:
-        if length > self._most:
-            raise MessageTooLargeError(f"{length} bytes of {what}: expected {self._most} at most")
+    async def _read_bytes(self, what: str, length: int) -> bytes:
+        if length > self._max_bytes:
+            raise MessageTooLargeError(
+                f"{length} bytes of {what}: expected at most {self._max_bytes}"
+            )
         try:
             return await self._reader.readexactly(length)
         except asyncio.IncompleteReadError as error:
-            come = len(error.partial)
+            received = len(error.partial)
             raise UnreadableError(
-                f"{length} bytes of {what} were announced, {come} came"
+                f"{length} bytes of {what} were announced, {received} received"
             ) from error
         except OSError as error:
-            raise GoneError from error
+            raise DisconnectedError from error
 
 
-class Wyoming(Dialect[Event]):
-    """One connection, which may bring utterance after utterance."""
+class Wyoming(Protocol[Event]):
+    """Wyoming's speech-to-text: any number of utterances on one connection."""
 
-    protocol = "wyoming"
+    name = "wyoming"
 
-    def __init__(self, talk: Conversation[Event], query: QueryParams) -> None:
-        super().__init__(talk, query)
+    def __init__(self, connection: Connection[Event], query: QueryParams) -> None:
+        super().__init__(connection, query)
         self._format: AudioFormat | None = None
-        self._decoder: AudioDecoder | None = None  # None as well where the format is no good.
-        self._told: str | None = None  # Text that was sent of the utterance; None before its start.
+        self._decoder: AudioDecoder | None = None  # None also if the format is not supported.
+        self._sent_text: str | None = None  # Text sent of the utterance; None before its start.
 
-    def greet(self) -> None:
-        """Listen; nothing is said before the client asks."""
-        self.talk.open(endpointing=None, interims=True)
+    def on_open(self) -> None:
+        """Open the session; the client sends the first event."""
+        self.connection.open(endpointing=None, interims=True)
 
-    def receive(self, message: Event) -> None:
-        """Take an event; those that are not for a recogniser are dropped, as Wyoming has it."""
+    def on_message(self, message: Event) -> None:
+        """Handle an event; those that are not for a recogniser are dropped, as in Wyoming."""
         kind, data = message.type, message.data
         if AudioChunk.is_type(kind):
-            self._hear(check(_FORMAT, data), message.payload or b"")
+            self._receive_audio(validate(_FORMAT, data), message.payload or b"")
         elif AudioStart.is_type(kind):
-            self._use(check(_FORMAT, data))
+            self._set_format(validate(_FORMAT, data))
         elif AudioStop.is_type(kind):
-            self._stop()
+            self._flush()
         elif Transcribe.is_type(kind):
-            self._listen(check(_TRANSCRIBE, data))
+            self._configure(validate(_TRANSCRIBE, data))
         elif Describe.is_type(kind):
-            self._say(self._info())
+            self._send(self._info())
         elif Ping.is_type(kind):
-            self._say(Pong(check(_PING, data).text))
+            self._send(Pong(validate(_PING, data).text))
 
-    def tell(self, event: SessionEvent) -> None:
-        """Send text as soon as it is certain, and the transcript that every utterance gets."""
+    def on_event(self, event: SessionEvent) -> None:
+        """Send committed text, and a transcript for every utterance."""
         match event:
             case Hypothesis(committed=committed) if committed:
                 self._send_text(committed)
             case Final(transcript=transcript, tag=tag):
-                # The one that ends the session answers nobody, unless something was said.
-                if tag is not None or transcript.text or self._told is not None:
-                    self._end(Transcript(transcript.text, language=transcript.language))
+                # No client waits for the final that ends the session, unless it has text.
+                if tag is not None or transcript.text or self._sent_text is not None:
+                    self._end_utterance(Transcript(transcript.text, language=transcript.language))
             case Failed(error=error):
-                # Half a command may mean something else: better no text at all.
-                self._say(Error(f"an utterance got no transcript: {error}", "transcription-failed"))
-                self._end(Transcript(""))
+                # Half a command may mean something else: send no text at all.
+                self._send(
+                    Error(f"an utterance got no transcript: {error}", "transcription-failed")
+                )
+                self._end_utterance(Transcript(""))
 
-    def complain(self, error: ParakeetError) -> None:
+    def on_error(self, error: ParakeetError) -> None:
         """Send an error; the connection goes on."""
         code = "unsupported-audio" if isinstance(error, AudioError) else "bad-event"
-        self._say(Error(str(error), code))
+        self._send(Error(str(error), code))
 
-    def rest(self) -> None:
-        """Hand over what the resampler holds back."""
+    def flush_audio(self) -> None:
+        """Send the audio that the resampler holds to the session."""
         if self._decoder is not None:
-            self.talk.hear(self._decoder.flush())
+            self.connection.send_audio(self._decoder.flush())
 
-    def leave(self, ending: Ending) -> None:
-        """Say why, where the client did not ask for it."""
+    def on_close(self, ending: Ending) -> None:
+        """Send the reason if the client did not end the connection."""
         if ending is not DONE:
-            self._say(Error(ending.reason, "closed"))
+            self._send(Error(ending.reason, "closed"))
 
-    def _listen(self, asked: Transcribe) -> None:
-        """What the next utterance is about; the model is the server's, whatever name is given."""
-        phrases = (*(asked.transcript_names or ()), *(asked.transcript_terms or ()))
+    def _configure(self, request: Transcribe) -> None:
+        """Set phrases and language of the next utterance; the requested model is ignored."""
+        phrases = (*(request.transcript_names or ()), *(request.transcript_terms or ()))
         boost = {phrase: DEFAULT_BOOST for phrase in phrases if phrase.strip()}
-        self.talk.open(endpointing=None, interims=True, boost=boost)
-        known = self.talk.server.model.languages
-        language = (asked.language or "auto").replace("_", "-").partition("-")[0].lower()
+        self.connection.open(endpointing=None, interims=True, boost=boost)
+        known = self.connection.server.model.languages
+        language = (request.language or "auto").replace("_", "-").partition("-")[0].lower()
         if known and language not in (*known, *_ANY_LANGUAGE):
             raise BadMessageError(
-                f"language {language!r:.40}: this model knows {', '.join(known)}, and hears one of "
-                f"these"
+                f"language {language!r:.40}: the model transcribes {', '.join(known)}, and will "
+                f"use one of these"
             )
 
-    def _use(self, form: AudioFormat) -> None:
-        """Decode what comes as this; a format that is no good is told of once."""
-        if form == self._format:
+    def _set_format(self, audio_format: AudioFormat) -> None:
+        """Set the format of the following audio; raise once if it is not supported."""
+        if audio_format == self._format:
             return
-        self.rest()
-        self._format, self._decoder = form, None
-        if form.width != _SAMPLE_BYTES:
+        self.flush_audio()
+        self._format, self._decoder = audio_format, None
+        if audio_format.width != _SAMPLE_BYTES:
             raise AudioError(
-                f"samples of {form.width} bytes: expected {_SAMPLE_BYTES} (16-bit PCM); what comes "
-                f"like this is not heard"
+                f"samples of {audio_format.width} bytes: expected {_SAMPLE_BYTES} (16-bit PCM); "
+                f"audio in this format is ignored"
             )
-        self._decoder = AudioDecoder("pcm16", form.rate, form.channels)
+        self._decoder = AudioDecoder("pcm16", audio_format.rate, audio_format.channels)
 
-    def _hear(self, form: AudioFormat, audio: bytes) -> None:
-        self._use(form)
+    def _receive_audio(self, audio_format: AudioFormat, audio: bytes) -> None:
+        self._set_format(audio_format)
         if self._decoder is not None:
-            self.talk.hear(self._decoder(audio))
+            self.connection.send_audio(self._decoder(audio))
 
-    def _stop(self) -> None:
-        self.rest()
+    def _flush(self) -> None:
+        self.flush_audio()
         self._format = self._decoder = None
-        assert self.talk.session is not None
-        self.talk.session.flush(AudioStop)
+        self.connection.session.flush(AudioStop)
 
     def _send_text(self, text: str) -> None:
-        """Send what is new of a text, where it goes on from what was sent."""
-        if self._told is None:
-            self._say(TranscriptStart(language=self.talk.server.model.language))
-            self._told = ""
-        if text.startswith(self._told) and text != self._told:
-            self._say(TranscriptChunk(text[len(self._told) :]))
-            self._told = text
+        """Send the new part of a text, if the text starts with what was sent."""
+        if self._sent_text is None:
+            self._send(TranscriptStart(language=self.connection.server.model.language))
+            self._sent_text = ""
+        if text.startswith(self._sent_text) and text != self._sent_text:
+            self._send(TranscriptChunk(text[len(self._sent_text) :]))
+            self._sent_text = text
 
-    def _end(self, transcript: Transcript) -> None:
-        """The transcript, which is all that a client needs that does not want text as it comes."""
+    def _end_utterance(self, transcript: Transcript) -> None:
+        """Send the transcript; clients that ignore partial text need nothing else."""
         self._send_text(transcript.text)
-        self._say(transcript)
-        self._say(TranscriptStop())
-        self._told = None
+        self._send(transcript)
+        self._send(TranscriptStop())
+        self._sent_text = None
 
     def _info(self) -> Info:
-        model = self.talk.server.model
-        ours = model.name in catalog.BUNDLED
+        model = self.connection.server.model
+        bundled = model.name in catalog.BUNDLED
         recogniser = AsrModel(
-            name=self.talk.server.model_name,
-            attribution=_PARAKEET_STT if ours else _NVIDIA,
+            name=self.connection.server.model_name,
+            attribution=_PARAKEET_STT if bundled else _NVIDIA,
             installed=True,
             description=f"Parakeet {model.config.kind.upper()}",
             version=None,
-            # Of a model that nobody knows, all that Parakeets know: where none is listed, Home
-            # Assistant would offer none.
+            # For an unknown model, list all languages of Parakeet models: Home Assistant does not
+            # offer a model without languages.
             languages=list(model.languages or catalog.LANGUAGES),
         )
         program = AsrProgram(
@@ -271,14 +261,14 @@ class Wyoming(Dialect[Event]):
         )
         return Info(asr=[program])
 
-    def _say(self, event: Eventable) -> None:
-        self.talk.say(event.event())
+    def _send(self, event: Eventable) -> None:
+        self.connection.send(event.event())
 
 
 _PARAKEET_STT = Attribution("parakeet_stt", "")
 _NVIDIA = Attribution("NVIDIA", "https://huggingface.co/nvidia")
 
 
-def wyoming_refusal(error: RefusedError) -> Event:
-    """No place: the only thing that is said before the connection is closed."""
+def refuse_event(error: RefusedError) -> Event:
+    """Return the event for a client that is not admitted."""
     return Error(str(error), error.reason).event()
