@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from parakeet_stt.model import blas
 
 if TYPE_CHECKING:
+    __version__: str
+
     from parakeet_stt.engine.engine import Engine
     from parakeet_stt.engine.events import Final
     from parakeet_stt.engine.options import SessionOptions
@@ -31,8 +32,6 @@ blas.prepare()
 
 # ONNX Runtime has telemetry since 1.31; speech stays on its machine, and so does that it is heard.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-__version__ = version("pipecat-parakeet-stt")
 
 _HOMES = {
     "Endpointing": "engine.vad",
@@ -78,6 +77,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # It takes as long as the rest of this module.
+
+        return version("pipecat-parakeet-stt")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
