@@ -1,7 +1,7 @@
-"""What can go wrong, as one hierarchy.
+"""The exception hierarchy.
 
-Every message says what was given, what was expected and what to do. Adapters translate a kind
-into their protocol's own error; nothing below them knows those protocols.
+Every message states what was given, what was expected and what to do. Protocol adapters convert
+each exception to an error of their protocol.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class ParakeetError(Exception):
 
 
 class ConfigurationError(ParakeetError):
-    """A setting, option or argument that cannot be used as it was given."""
+    """A setting, option or argument is invalid."""
 
 
 class ModelNotFoundError(ParakeetError):
@@ -20,19 +20,19 @@ class ModelNotFoundError(ParakeetError):
 
 
 class ModelUnavailableError(ParakeetError):
-    """The model exists but cannot be had now: no network, no access, no disk space."""
+    """The model exists but is not available now: no network, no access, no disk space."""
 
 
 class ModelFormatError(ParakeetError):
-    """The model's configuration or weights are not ones that this version can run."""
+    """The model's configuration or weights are not supported by this version."""
 
 
 class AudioError(ParakeetError):
-    """Audio that cannot be decoded, or samples of a shape or kind that is not accepted."""
+    """Audio that cannot be decoded, or samples of an unsupported shape or type."""
 
 
 class BacklogError(ParakeetError):
-    """More audio was sent than the engine keeps waiting for one session."""
+    """The audio sent exceeds the maximum backlog of one session."""
 
 
 class SessionClosedError(ParakeetError):

@@ -1,4 +1,4 @@
-"""Which language a text is in, for models that know several and do not say which they heard.
+"""Detect the language of text, for multilingual models that do not report it.
 
 py3langid's classifier (extra ``server``): a tenth of a millisecond a sentence, once it is loaded.
 """
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 SURE = 0.8
-"""Confidence from which a language may be relied on. Measured with messages of translated programs
+"""Minimum confidence for a reliable result. Measured with messages of translated programs
 in the 25 languages of Parakeet v3: of those with three words and more, 99.5 % were then right."""
 
-_ENOUGH = 2000  # Characters; more of a text makes nothing surer.
+_ENOUGH = 2000  # Characters; more text does not improve the result.
 
 
 def detect_language(text: str, languages: Collection[str] = ()) -> tuple[str, float] | None:
-    """Tell which language a text is in.
+    """Detect the language of a text.
 
     The first call loads the classifier, which takes half a second; :func:`load_detector` does so
     in advance. May be called on any thread.
 
     Args:
-        text: What was said; a sentence is enough as a rule, a word seldom.
-        languages: BCP 47 codes of those that it can be; any that the classifier knows by default.
+        text: Text to classify. A sentence is usually enough; a single word rarely is.
+        languages: BCP 47 codes of possible languages; by default all that the classifier supports.
 
     Returns:
-        BCP 47 code and confidence, 0 to 1 (see :data:`SURE`); None where there is no letter in
-        the text, or the classifier knows none of the languages.
+        BCP 47 code and confidence, 0 to 1 (see :data:`SURE`); None if the text has no letters
+        or the classifier supports none of the languages.
 
     Raises:
         ConfigurationError: py3langid is not installed.
@@ -53,10 +53,10 @@ def detect_language(text: str, languages: Collection[str] = ()) -> tuple[str, fl
 
 
 class LanguageWatch:
-    """The language of a conversation: news of it when it is certain, and when it changes.
+    """Track the language of a conversation and report changes.
 
     Attributes:
-        language: BCP 47 code of what is spoken; None as long as that is not certain.
+        language: BCP 47 code of the current language; None until it is certain.
 
     Args:
         languages: As for :func:`detect_language`.
@@ -68,7 +68,7 @@ class LanguageWatch:
         self._unsure = ""
 
     def __call__(self, transcript: Transcript) -> tuple[str, float] | None:
-        """Take the next final; gives its language and the confidence in it where that is news."""
+        """Add a final; return its language and confidence if the language changed."""
         found = self._language_of(transcript)
         if found is None or found[1] < SURE or found[0] == self.language:
             return None
@@ -80,17 +80,17 @@ class LanguageWatch:
             return next(iter(self._languages)), 1.0
         found = detect_language(transcript.text, self._languages)
         if self.language is None and (found is None or found[1] < SURE):
-            # Together, what was too short each time may do.
+            # Texts that are too short alone may be long enough together.
             self._unsure = f"{self._unsure} {transcript.text}"[-_ENOUGH:]
             found = detect_language(self._unsure, self._languages)
         return found
 
 
 def load_detector() -> None:
-    """Load what :func:`detect_language` needs: 100 MB of memory, half a second.
+    """Load the classifier, which takes half a second and 100 MB of memory.
 
     Raises:
-        ConfigurationError: As :func:`detect_language`.
+        ConfigurationError: py3langid is not installed.
     """
     _identifier()
 

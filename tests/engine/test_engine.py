@@ -612,13 +612,13 @@ async def test_an_error_stays_in_its_session(
     monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
     healthy, ill = engine.open(), engine.open()
-    ill.send(SINGLE[0].samples())
 
     def fail(*arguments: object) -> object:
         raise MemoryError("no memory on the device")
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.model, "open_stream", fail)
+        ill.send(SINGLE[0].samples())
         with pytest.raises(MemoryError):
             await ill.flush()
     assert any([isinstance(e, Failed) async for e in _so_far(ill)])

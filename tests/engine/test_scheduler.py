@@ -526,10 +526,9 @@ async def test_interims_go_on_while_a_final_is_held_back_and_come_in_their_order
         one, other = here.sit_down(interval=0.1), here.sit_down(interval=0.1)
         final = one.flush("first")
         assert isinstance(await anext(aiter(other)), Hypothesis)
+        opened = len(here.streams.opened)
         one.send(SPEECH[1])
-        while not any(stream is here.streams.opened[-1] for stream in here.streams.hypotheses) or (
-            len(here.streams.opened) < 3
-        ):
+        while not set(here.streams.opened[opened:]) & set(here.streams.hypotheses):
             await here.at_rest()
         assert not final.done()
         other.flush()

@@ -22,7 +22,7 @@ from parakeet_stt.model.windowed import (
     FRAME_SECONDS,
     HISTORY,
     MAX_TENTATIVE_AGE,
-    RENEWED_IN_PAUSE,
+    REFRESH_INTERVAL_IN_PAUSE,
 )
 from parakeet_stt.settings import Attention, Backend
 from tests.support.hub_server import onnx_export
@@ -132,7 +132,9 @@ def test_the_newest_interim_says_nearly_what_the_final_says(model: Model) -> Non
 @mlx_nightly
 def test_an_interim_encodes_a_bounded_window(model: Model) -> None:
     """However long the segment and whatever its context, a few seconds at most."""
-    longest = (HISTORY + MAX_TENTATIVE_AGE + RENEWED_IN_PAUSE + 1) * 8 + 100  # And what came since.
+    longest = (
+        HISTORY + MAX_TENTATIVE_AGE + REFRESH_INTERVAL_IN_PAUSE + 1
+    ) * 8 + 100  # And what came since.
     pause = np.zeros(10 * SAMPLE_RATE, np.float32)
     samples = np.concatenate((LONG.samples(), pause, LONG.samples()))
     with model.transcribe_stream() as stream:

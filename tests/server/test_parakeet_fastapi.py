@@ -1,4 +1,4 @@
-"""``/ws``: what the clients of systems 001 and 002 rely on, and what was added for new ones."""
+"""``/ws``: what clients of the Parakeet FastAPI services rely on, and additions for new ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def assert_promises_kept(messages: list[dict[str, Any]]) -> None:
 
 
 async def benchmark(url: str, samples: Samples) -> list[str]:
-    """002's benchmark, as its documents describe a session: frames of 100 ms at the pace of
+    """The service's benchmark, as its documents describe a session: frames of 100 ms at the pace of
     speech, a second of silence, and gone as soon as there are as many texts as were queued."""
     speech = np.pad(samples, (0, -len(samples) % 1600))
     frames = np.concatenate((speech, np.zeros(16_000, np.float32))).reshape(-1, 1600)

@@ -1,4 +1,4 @@
-"""``POST /transcribe``, as the services that it takes the place of document it (001 and 002)."""
+"""``POST /transcribe``, as the services that it takes the place of document it."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def level_figures(level: Level, gpu: dict[str, float]) -> Figures:
 
 
 def csv_row(figures: Figures) -> dict[str, Any]:
-    """A level's figures as a line: 002's columns by their names, then ours. Seconds, per cent."""
+    """A level as a line of CSV: the columns of `benchmark_stt.py`, then ours. Seconds, per cent."""
     eos, gpu, fails = figures["eos_seconds"], figures["gpu"], figures["fails"]
     row = {
         "concurrency": figures["sessions"],

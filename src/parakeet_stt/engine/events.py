@@ -1,4 +1,4 @@
-"""What a session tells, as it happens: hypotheses, finals, and where speech begins and ends.
+"""The events of a session: hypotheses, finals, and the starts and ends of speech.
 
 Times are seconds of audio since the session opened.
 """
@@ -13,11 +13,11 @@ from parakeet_stt.transcript import Hypothesis, Transcript
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """Speech has started and a segment with it, as an event.
+    """Speech has started, and with it a segment.
 
     Attributes:
         at: Seconds of audio since the session opened.
-        start: Seconds at which its segment begins, with the pre-roll.
+        start: Seconds at which its segment starts, with the pre-roll.
     """
 
     at: float
@@ -26,7 +26,7 @@ class SpeechStarted:
 
 @dataclass(frozen=True)
 class SpeechStopped:
-    """Speech that began has ended, as an event; unless the segment is too short, its final follows.
+    """Speech has stopped. Its final follows unless the segment is too short.
 
     Attributes:
         at: Seconds of audio since the session opened.
@@ -37,13 +37,14 @@ class SpeechStopped:
 
 @dataclass(frozen=True)
 class SegmentEnded:
-    """A segment has been ended, by a flush or by the endpointer, as an event; the Final or Failed
-    of the same number follows once it is made. Hypotheses before it are its own, those after it
-    are the next one's.
+    """A flush or the endpointer has ended a segment.
+
+    The :class:`Final` or :class:`Failed` with the same number follows later. Hypotheses before this
+    event belong to the segment, hypotheses after it to the next one.
 
     Attributes:
-        segment: Its number, from 1; a flush without a segment has one as well.
-        start: Seconds at which it begins.
+        segment: Its number, from 1; a flush without a segment also has one.
+        start: Seconds at which it starts.
         end: Seconds at which it ends.
         tag: As that of a :class:`Final`.
     """
@@ -56,18 +57,18 @@ class SegmentEnded:
 
 @dataclass(frozen=True)
 class Discarded:
-    """What :meth:`Session.discard` asked for has been done, as an event."""
+    """The audio has been discarded, as :meth:`Session.discard` asked."""
 
 
 @dataclass(frozen=True)
 class Final:
-    """A segment's final, as an event.
+    """The final of a segment.
 
     Attributes:
-        transcript: What was said; its text is empty when nothing was.
-        speculated: Whether it was ready before it was asked for.
-        tag: What :meth:`Session.flush` was given; None where the endpointer ended the segment.
-        latency: Seconds from the flush until it was there, by the clock on the wall.
+        transcript: What was said; its text is empty if nothing was.
+        speculated: Whether it was ready before the flush.
+        tag: The tag given to :meth:`Session.flush`; None if the endpointer ended the segment.
+        latency: Seconds of wall-clock time from the flush to the final.
         segment: As that of its :class:`SegmentEnded`.
     """
 
@@ -80,12 +81,12 @@ class Final:
 
 @dataclass(frozen=True)
 class Failed:
-    """A segment that got no final because inference failed, as an event.
+    """A segment has no final because inference failed.
 
     Attributes:
         error: What went wrong; the session goes on with the next segment.
         tag: As that of a :class:`Final`.
-        segment: As that of its :class:`SegmentEnded`; 0 where it is the endpointer that failed.
+        segment: As that of its :class:`SegmentEnded`; 0 if the endpointer failed.
     """
 
     error: BaseException
@@ -95,7 +96,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class TimeReached:
-    """The time that :meth:`Session.remind` was given has gone by, as an event.
+    """The audio has reached the time given to :meth:`Session.notify_at`.
 
     Attributes:
         at: Seconds of audio since the session opened.

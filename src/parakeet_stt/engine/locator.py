@@ -1,4 +1,4 @@
-"""Where speech lies in the audio of a session whose segments a VAD elsewhere starts and ends.
+"""Finds the speech in the audio of a session if a VAD elsewhere starts and ends its segments.
 
 Such a VAD reports speech by frames that carry no position in the audio, and it may be seconds
 behind the newest audio: while the model loads, when the event loop was blocked, when audio comes in

@@ -1,8 +1,8 @@
-"""Where speech begins and ends, for sessions that no Pipecat VAD opens and flushes.
+"""Finds the starts and ends of speech.
 
-Silero's network as pipecat-ai brings it, shared by all; its recurrent state belongs to each stream.
-Pipecat's own analyzer is not used: its decisions depend on how the audio was cut into pieces, and
-each one keeps a network and a thread.
+All streams share Silero's network, which comes with pipecat-ai; each has its own recurrent state.
+Pipecat's own analyzer is not used: its decisions depend on how the audio is cut into pieces, and
+each analyzer keeps a network and a thread.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _QUIET = 0.1
 
 @dataclass(frozen=True)
 class Endpointing:
-    """When speech counts as begun and as ended.
+    """When speech counts as started and as stopped.
 
     Attributes:
         threshold: Probability of speech from which a window counts as speech, 0 to 1.
-        start_seconds: Speech must last so long to begin.
-        stop_seconds: Silence must last so long to end it.
-        min_segment_seconds: A segment that is shorter is not ended by silence.
+        start_seconds: Seconds of speech that count as a start.
+        stop_seconds: Seconds of silence that count as a stop.
+        min_segment_seconds: Silence does not end a segment that is shorter.
 
     Raises:
         ConfigurationError: A threshold outside of 0 to 1, or a negative time.
@@ -72,7 +72,7 @@ class Speech(Enum):
 
 @dataclass(frozen=True)
 class Change:
-    """Speech that began or ended.
+    """Speech that started or stopped.
 
     Attributes:
         speech: Which of the two.
@@ -86,14 +86,11 @@ class Change:
 
 
 class Endpointer:
-    """Finds the beginnings and ends of speech in one audio stream.
-
-    Attributes:
-        options: When speech counts as begun and as ended; may be changed at any time.
+    """Finds the starts and ends of speech in one audio stream.
 
     Args:
-        options: When speech counts as begun and as ended.
-        position: Samples of the stream before the first that it hears.
+        options: When speech counts as started and as stopped.
+        position: Samples of the stream before the first that it processes.
     """
 
     def __init__(self, options: Endpointing, position: int = 0) -> None:
@@ -106,7 +103,7 @@ class Endpointer:
         self._suspects: deque[int] = deque()  # Windows that may have been speech.
 
     def __call__(self, samples: Samples) -> list[Change]:
-        """Hear more.
+        """Process more audio and return the changes in it.
 
         Args:
             samples: ``float32 [samples]``, mono, 16 kHz, any number of them.
@@ -131,19 +128,19 @@ class Endpointer:
         self._options = options
 
     def restart(self) -> None:
-        """Take nothing for begun: what was said so far has been dealt with."""
+        """Forget speech that has started or may have; the caller has handled it."""
         self._speaking = False
         self._since = None
         self._suspects.clear()
 
     @property
     def speaking(self) -> bool:
-        """Whether speech has begun and not ended."""
+        """Whether speech has started and not stopped."""
         return self._speaking
 
     @property
     def starting(self) -> int | None:
-        """Sample at which speech starts that is too short so far; None if there is none."""
+        """Sample at which speech starts that is still too short; None if there is none."""
         return None if self._speaking else self._since
 
     @property
@@ -213,7 +210,7 @@ class _Silero:
 
 @cache
 def _network() -> OnnxSession:
-    # Where it is can be told without importing Pipecat, which takes a second.
+    # Finds the file without importing Pipecat, which takes a second.
     package = find_spec("pipecat")
     assert package is not None
     assert package.submodule_search_locations is not None

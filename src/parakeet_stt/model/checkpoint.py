@@ -159,19 +159,21 @@ def _safetensors(folder: Path) -> dict[str, _Reader]:
     readers: dict[str, _Reader] = {}
     for file in files:
         try:
-            opened = safetensors.safe_open(file, framework="numpy")
+            with safetensors.safe_open(file, framework="numpy") as opened:
+                names = opened.keys()
         except (safetensors.SafetensorError, OSError) as error:
             raise ModelFormatError(
                 f"{file} cannot be read: {error}. Delete it, so that it is downloaded again."
             ) from error
-        for name in opened.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118 (no mapping)
-            readers[name] = _reader(opened, name)
+        readers |= {name: _reader(file, name) for name in names}
     return readers
 
 
-def _reader(file: Any, name: str) -> _Reader:
+def _reader(file: Path, name: str) -> _Reader:
     def read() -> Floats:
-        array: Floats = np.asarray(file.get_tensor(name)).astype(np.float32)
+        # Open for one tensor only: pages of a file that stays mapped count as memory in use.
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            array: Floats = np.asarray(opened.get_tensor(name)).astype(np.float32)
         return array
 
     return read

@@ -43,7 +43,7 @@ class Emission:
 
 
 class DecoderState(Protocol):
-    """Where decoding stands after a run of frames: an immutable value, safe to keep and reuse."""
+    """Decoder state after some frames; immutable, so it can be kept and reused."""
 
     @property
     def frame(self) -> int:
@@ -55,14 +55,14 @@ S = TypeVar("S", bound=DecoderState)
 
 
 class Decoder(Protocol[S]):
-    """A greedy decoder that can stop after any frame and go on from there."""
+    """A greedy decoder that can stop and resume after any frame."""
 
     def initial(self, phrases: Phrases | None = None) -> S:
-        """The state before the first frame, from which on ``phrases`` are preferred."""
+        """Return the state before the first frame; decoding boosts ``phrases``."""
         ...
 
     def decode(self, frames: EncoderFrames, state: S) -> tuple[list[Emission], S]:
-        """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
+        """Decode the frames ``[frames, width]`` that follow ``state``."""
         ...
 
 
@@ -149,14 +149,14 @@ class GreedyTransducer:
         self._max_symbols = config.max_symbols
 
     def initial(self, phrases: Phrases | None = None) -> TransducerState:
-        """The state before the first frame, from which on ``phrases`` are preferred."""
+        """Return the state before the first frame; decoding boosts ``phrases``."""
         place = None if phrases is None else phrases.start
         return TransducerState(Prefix(self._network.initial()), place=place)
 
     def decode(
         self, frames: EncoderFrames, state: TransducerState
     ) -> tuple[list[Emission], TransducerState]:
-        """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
+        """Decode the frames ``[frames, width]`` that follow ``state``."""
         prefix, symbols, place = state.prefix, state.symbols, state.place
         projected = self._network.project(frames[state.skip :])
         emitted: list[tuple[int, int, int]] = []
@@ -180,7 +180,7 @@ class GreedyTransducer:
                 prefix = prefix.followed_by(token, self._network)
                 tokens = []  # Another predictor: the block is void.
             elif duration == 0:
-                duration = 1  # A blank always moves on.
+                duration = 1  # A blank always advances.
             if symbols >= self._max_symbols and duration == 0:
                 duration = 1  # Too much for one frame: the model is stuck.
             if duration:
@@ -234,12 +234,12 @@ class GreedyCTC:
         self._output = output
 
     def initial(self, phrases: Phrases | None = None) -> CTCState:
-        """The state before the first frame, from which on ``phrases`` are preferred."""
+        """Return the state before the first frame; decoding boosts ``phrases``."""
         place = None if phrases is None else phrases.start
         return CTCState(self._blank, self._blank, place=place)
 
     def decode(self, frames: EncoderFrames, state: CTCState) -> tuple[list[Emission], CTCState]:
-        """Decode ``[frames, width]``, which follow on from where ``state`` stands."""
+        """Decode the frames ``[frames, width]`` that follow ``state``."""
         logits = frames
         if self._output is not None:
             weight, bias = self._output
@@ -349,7 +349,7 @@ def _gates(value: Floats) -> Floats:
 def judge(
     logits: Floats, tokens: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """How sure the model is of a choice, and how likely it thinks what was chosen.
+    """Return the confidence and log-probability of the chosen token.
 
     Confidence, from 0 (every token alike) to 1 (one token only), is NeMo's ``entropy`` measure of
     type ``tsallis`` with alpha 2 and linear normalisation (Laptev and Ginsburg, "Fast Entropy-Based

@@ -1,9 +1,9 @@
-"""The process's one inference thread, and what the process's end and a fork mean for it.
+"""The inference thread of the process, and its handling of exit and fork.
 
 Since 0.31.2 MLX's streams belong to the thread that made them, so everything that touches MLX
 happens on one thread: loading, warm-up, encoding. :func:`run` hands it a function and waits;
-:func:`submit` does not wait. The thread starts on first use, and anew in a forked child. Knows
-nothing of what is run.
+:func:`submit` does not wait. The thread starts on first use, and again in a
+forked child.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 MLX_GLOBAL_LOCK = threading.RLock()
 """Held for each step of inference in MLX, never across an await.
 
-Whoever runs other MLX models in the same process takes it around each of their steps too.
+Code that runs other MLX models in the same process must hold it for each of their steps too.
 """
 
 _LAST_CALL_SECONDS = 30.0
@@ -70,28 +70,28 @@ class NativeCalls:
 
     @property
     def ended(self) -> bool:
-        """Whether no other thread may begin a call."""
+        """Whether other threads are prevented from starting calls."""
         return self._ended_by is not None
 
     def end(self) -> None:
-        """Let no other thread begin a call."""
+        """Prevent other threads from starting calls."""
         with self._changed:
             self._ended_by = threading.get_ident()
 
     def hold(self, seconds: float) -> None:
-        """Let nobody begin a call until :meth:`release`, and wait for those that run."""
+        """Block new calls until :meth:`release`, and wait for running calls."""
         with self._changed:
             self._held = True
         self.wait(seconds)
 
     def release(self) -> None:
-        """Let calls begin again."""
+        """Allow new calls again."""
         with self._changed:
             self._held = False
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Wait until no call is running, but no longer than this."""
+        """Wait until no call is running, for at most ``seconds``."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running, seconds)
 
@@ -130,7 +130,7 @@ class _InferenceThread:
         self._last.append(function)
 
     def end(self, seconds: float) -> None:
-        """Drop what is queued, and wait until the job that runs has been unwound."""
+        """Drop queued jobs and wait until the running job has been unwound."""
         if self._thread is None:
             return
         with contextlib.suppress(queue.Empty):
@@ -166,7 +166,7 @@ def submit(function: Callable[..., T], *arguments: Any) -> Future[T]:
 
     def job() -> None:
         if not future.set_running_or_notify_cancel():
-            return  # Whoever waited has cancelled it.
+            return  # The caller has cancelled it.
         try:
             result = function(*arguments)
         except _Ending:
@@ -214,7 +214,7 @@ def run_interruptibly(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def run_last(function: Callable[[], None]) -> None:
-    """Have a function run on the inference thread when the process ends.
+    """Register a function to run on the inference thread when the process ends.
 
     It must not use :data:`native_calls`.
     """
@@ -242,7 +242,7 @@ def _release() -> None:
 
 
 def _start_anew() -> None:
-    """Forget the parent's threads: whatever they held or were doing is not done here."""
+    """Reset the state of the parent's threads, which do not exist in the child."""
     global native_calls, _thread
     MLX_GLOBAL_LOCK._at_fork_reinit()  # type: ignore[attr-defined]
     native_calls, _thread = NativeCalls(), _InferenceThread()

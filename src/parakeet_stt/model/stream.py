@@ -1,8 +1,8 @@
-"""What a stream is: audio in pieces to hypotheses and a final.
+"""The interface of streams: audio in chunks to hypotheses and a final.
 
-What needs the encoder is written as a *work*: a generator that yields the windows that it wants
-encoded and is sent their frames. :func:`run_job` runs one with an encoder; the engine runs those of
-several sessions together, their windows in one batch. Knows nothing of sessions, threads or clocks.
+Operations that need the encoder are generators (*encoder jobs*). They yield windows and receive
+encoder output. :func:`run_job` runs one with an encoder; the engine runs those of several sessions
+together and encodes their windows as one batch. Streams use no sessions, threads or clocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Window:
-    """What a work wants encoded.
+    """Log-mel that an encoder job needs encoded.
 
     Attributes:
         mel: Normalised log-mel ``[frames, bins]``.
@@ -38,16 +38,16 @@ class Window:
 
 
 EncoderJob = Generator[Window, EncoderFrames, T]
-"""Something that a stream does, as the windows that it needs encoded on the way."""
+"""An operation of a stream: yields windows, receives their encoder frames, returns a result."""
 
 
-def run_job(work: EncoderJob[T], encoder: Encoder) -> T:
-    """Run a work to its end, encoding its windows one by one."""
+def run_job(job: EncoderJob[T], encoder: Encoder) -> T:
+    """Run an encoder job to its end, encoding its windows one by one."""
     try:
-        window = next(work)
+        window = next(job)
         while True:
             (frames,) = encoder.encode([window.mel], window.attention)
-            window = work.send(frames)
+            window = job.send(frames)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -55,7 +55,7 @@ def run_job(work: EncoderJob[T], encoder: Encoder) -> T:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream listens.
+    """Options of a stream.
 
     Attributes:
         context_size: Left and right context in encoder frames: the band of local attention, and
@@ -63,11 +63,11 @@ class StreamOptions:
         attention: ``full``, ``local``, or ``auto`` (the default): ``local`` if the encoder
             supports it.
         streaming: ``windowed`` (ours) or ``upstream`` (parakeet-mlx's own context).
-        boost: Phrases to expect and their weights.
+        boost: Phrases to prefer, each with its weight.
 
     Raises:
-        ConfigurationError: A context below one frame, a choice of another name, or a phrase with
-            nothing in it or a weight that is out of range.
+        ConfigurationError: A context below one frame, an unknown choice, or a phrase that is empty
+            or has a weight out of range.
     """
 
     context_size: ContextSize = (256, 256)
@@ -122,8 +122,8 @@ class Stream(ABC):
     A context manager: leaving it closes the stream without a final pass.
 
     Args:
-        encoder: What encodes its windows in the synchronous calls.
-        start: Seconds at which the segment begins; times count from there.
+        encoder: Encodes the windows of the synchronous calls.
+        start: Start of the segment, seconds; all times count from there.
     """
 
     def __init__(self, encoder: Encoder, start: float) -> None:
@@ -145,7 +145,7 @@ class Stream(ABC):
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio heard."""
+        """Seconds of audio received."""
         return self._samples / SAMPLE_RATE
 
     @property
@@ -159,7 +159,7 @@ class Stream(ABC):
         return False
 
     def add_audio(self, samples: Any) -> Hypothesis:
-        """Hear more and say what is believed now.
+        """Add audio and return the current hypothesis.
 
         Args:
             samples: ``float32 [samples]``, mono, 16 kHz, any number of them.
@@ -172,11 +172,14 @@ class Stream(ABC):
         return self.hypothesis()
 
     def feed(self, samples: Any) -> None:
-        """Hear more without forming a hypothesis; arguments and errors as :meth:`add_audio`."""
+        """Add audio without returning a hypothesis.
+
+        Takes the arguments of :meth:`add_audio` and raises the same errors.
+        """
         run_job(self.feed_job(samples), self._encoder)
 
     def hypothesis(self) -> Hypothesis:
-        """What is believed of everything heard so far.
+        """Return the hypothesis of all audio so far.
 
         Raises:
             SessionClosedError: The stream has been finished.
@@ -184,7 +187,7 @@ class Stream(ABC):
         return run_job(self.hypothesis_job(), self._encoder)
 
     def finish(self) -> Transcript:
-        """The final of everything heard: the same tokens as ``transcribe()`` gives.
+        """Close the stream and return the final: the same tokens as ``transcribe()`` returns.
 
         Raises:
             SessionClosedError: The stream has been finished before.
@@ -192,33 +195,33 @@ class Stream(ABC):
         return run_job(self.finish_job(), self._encoder)
 
     def feed_job(self, samples: Any) -> EncoderJob[None]:
-        """:meth:`feed` as a work."""
+        """Return :meth:`feed` as an encoder job."""
         self._check_open()
         audio = as_samples(samples)
         self._samples += len(audio)
-        return self._hear(audio)
+        return self._feed(audio)
 
     def hypothesis_job(self) -> EncoderJob[Hypothesis]:
-        """:meth:`hypothesis` as a work."""
+        """Return :meth:`hypothesis` as an encoder job."""
         self._check_open()
-        return _supposing_words(self._suppose())
+        return _without_leading_punctuation(self._hypothesize())
 
     def finish_job(self) -> EncoderJob[Transcript]:
-        """:meth:`finish` as a work."""
+        """Return :meth:`finish` as an encoder job."""
         self._check_open()
         self._closed = True
-        return _finishing_words(self._finish())
+        return _empty_without_words(self._finish())
 
     def speculate_job(self) -> EncoderJob[None]:
-        """A work that makes the final of what was heard, in case nothing more is said."""
+        """Return an encoder job that makes the final early, in case no more audio follows."""
         self._check_open()
         return self._speculate()
 
     @abstractmethod
-    def _hear(self, audio: Samples) -> EncoderJob[None]: ...
+    def _feed(self, audio: Samples) -> EncoderJob[None]: ...
 
     @abstractmethod
-    def _suppose(self) -> EncoderJob[Hypothesis]: ...
+    def _hypothesize(self) -> EncoderJob[Hypothesis]: ...
 
     @abstractmethod
     def _finish(self) -> EncoderJob[Transcript]: ...
@@ -233,15 +236,15 @@ class Stream(ABC):
             )
 
 
-def _supposing_words(work: EncoderJob[Hypothesis]) -> EncoderJob[Hypothesis]:
-    """A hypothesis, without tentative punctuation that no word came before."""
-    hypothesis = yield from work
+def _without_leading_punctuation(job: EncoderJob[Hypothesis]) -> EncoderJob[Hypothesis]:
+    """Drop tentative punctuation of a hypothesis that has no word."""
+    hypothesis = yield from job
     if has_words(chain(hypothesis.committed_tokens, hypothesis.tentative_tokens)):
         return hypothesis
     return replace(hypothesis, tentative_tokens=())
 
 
-def _finishing_words(work: EncoderJob[Transcript]) -> EncoderJob[Transcript]:
-    """A final, which is empty if it has no words: models write "." for noise."""
-    transcript = yield from work
+def _empty_without_words(job: EncoderJob[Transcript]) -> EncoderJob[Transcript]:
+    """Return an empty final if it has no word: models transcribe noise as "."."""
+    transcript = yield from job
     return transcript if has_words(transcript.tokens) else replace(transcript, tokens=())

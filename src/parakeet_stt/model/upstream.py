@@ -94,11 +94,11 @@ class UpstreamStream(Stream):
             )
             return context.__enter__()
 
-    def _hear(self, audio: Samples) -> EncoderJob[None]:
+    def _feed(self, audio: Samples) -> EncoderJob[None]:
         self._pending.append(audio)
         yield from ()
 
-    def _suppose(self) -> EncoderJob[Hypothesis]:
+    def _hypothesize(self) -> EncoderJob[Hypothesis]:
         if sum(map(len, self._pending)) >= _LEAST_SAMPLES:
             device.run(self._add_pending)
         committed = self._tokens(self._context.finalized_tokens)
@@ -109,7 +109,7 @@ class UpstreamStream(Stream):
     def _finish(self) -> EncoderJob[Transcript]:
         missing = _LEAST_SAMPLES - sum(map(len, self._pending))
         self._pending.append(np.zeros(max(0, missing), np.float32))
-        hypothesis = yield from self._suppose()
+        hypothesis = yield from self._hypothesize()
         device.run(self._context.__exit__, None, None, None)
         tokens = (*hypothesis.committed_tokens, *hypothesis.tentative_tokens)
         return Transcript(tokens, self._start, hypothesis.end, self._language)

@@ -1,10 +1,10 @@
-"""The streaming context: interims from a bounded window, a final that is the offline transcript.
+"""The windowed stream: interims from a bounded window, and a final equal to the offline transcript.
 
-Two boundaries run through the log-mel of a segment. Behind the one of *hypotheses* everything has
-been committed; an interim encodes a second or two of history before it and what came after it,
-so that its cost does not grow. Behind the one of the *final* lies what no longer fits the longest
-window; the final pass encodes everything from there, in windows whose places depend on the audio
-alone, so that ``transcribe()``, which is this stream fed at once, gives the same tokens.
+Two boundaries divide the log-mel of a segment. Text before the *committed* boundary never changes.
+An interim encodes the audio after it and a second or two of history before it, so that its cost
+does not grow. Audio before the *settled* boundary has been decoded for good because a full window
+was reached. The final pass encodes the audio after it. The windows depend on the audio only, not on
+the chunks: ``transcribe()`` feeds this stream all audio at once and gets the same tokens.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from parakeet_stt.transcript import Hypothesis, Token, Transcript
 FRAME_SECONDS = ENCODER_HOP * HOP / SAMPLE_RATE
 """Length of an encoder frame: 80 ms."""
 
-# In encoder frames; how they were chosen is in docs/benchmarks.md.
+# In encoder frames of 80 ms. docs/benchmarks.md describes how they were chosen.
 HISTORY = 20
-"""Frames before the committed boundary that an interim encodes along."""
+"""History before the committed boundary that an interim encodes."""
 HELD_BACK = 25
-"""The newest frames, which are never committed by agreement."""
+"""Newest frames whose text is not committed even if two hypotheses agree."""
 MAX_TENTATIVE_AGE = 37
-"""Text older than this is committed, agreement or not."""
-RENEWED = 4
-"""An interim goes back to the committed boundary when so many frames are new since one did."""
-RENEWED_IN_PAUSE = 12
-"""The same in a pause, where interims in between repeat the one that heard it begin."""
-NEWEST = 6
-"""The newest frames, which every interim decodes anew."""
-NEWEST_HISTORY = 6
-"""Frames before them that an interim encodes along when it does not go further back."""
+"""Text older than this is committed even if hypotheses disagree."""
+REFRESH_INTERVAL = 4
+"""New frames after which an interim re-encodes everything from the committed boundary."""
+REFRESH_INTERVAL_IN_PAUSE = 12
+"""The same in a pause. Interims in between repeat the hypothesis of the start of the pause."""
+TAIL = 6
+"""Newest frames, which every interim decodes again."""
+TAIL_HISTORY = 6
+"""History before the tail that an interim encodes if it only refreshes the tail."""
 # In mel frames of 10 ms.
-_SETTLED_HISTORY = 800  # Before the final's boundary, what stays in its window.
-_SETTLED_LOOKAHEAD = 400  # Behind it, when a full window is settled.
+_SETTLED_HISTORY = 800  # Kept before the settled boundary as left context.
+_SETTLED_LOOKAHEAD = 400  # Right context of the settled boundary in a full window.
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class _Speculation:
     """A final that was made before it was asked for.
 
     Attributes:
-        emissions: What it says.
-        pause: Mel frame of the pause in which it was made.
+        emissions: Its tokens.
+        pause: Mel frame at which the pause began in which it was made.
     """
 
     emissions: list[Emission]
@@ -69,9 +69,9 @@ class WindowedStream(Stream):
         config: The model's configuration.
         encoder: Its encoder.
         decoder: Its decoder.
-        options: How to listen.
-        language: What finals say about their language.
-        start: Seconds at which the segment begins.
+        options: Its options.
+        language: BCP 47 code for the language of finals; None if it is not known.
+        start: Start of the segment, seconds.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class WindowedStream(Stream):
         self._held_back = min(HELD_BACK, right)
         self._max_tentative_age = min(MAX_TENTATIVE_AGE, right)
         self._frontend = LogMelStream(config.features)
-        # What was heard and is not in the buffer yet.
-        self._pieces: deque[Samples] = deque()
+        # Audio and log-mel that are not in the buffer yet.
+        self._chunks: deque[Samples] = deque()
         self._waiting = np.zeros((0, config.features), np.float32)
         self._mel = MelBuffer(config.features, MAX_WINDOW)
-        # Both boundaries are where a decoder's state stands.
+        # Each boundary is the frame of a decoder state.
         self._settled: list[Emission] = []
         weights = frozenset(options.boost.items())
         phrases = phrases_of(config.vocabulary, weights) if weights else None
@@ -105,16 +105,16 @@ class WindowedStream(Stream):
         self._hypothesis = Hypothesis()  # The newest one.
         self._committed_state = self._settled_state
         self._tentative: list[Emission] = []
-        # The part of it that stays until all of it is renewed, and where the decoder stood then.
-        self._lasting: list[Emission] = []
-        self._lasting_state = self._settled_state
-        self._renewed = 0  # Encoder frame that was the newest when all of it was renewed.
-        self._pause: int | None = None  # Mel frame at which the pause began that was heard then.
+        # The part of it that does not change before the next refresh, and the state behind it.
+        self._stable: list[Emission] = []
+        self._stable_state = self._settled_state
+        self._refreshed_at = 0  # Number of encoder frames at the last refresh.
+        self._pause: int | None = None  # Mel frame at which the last pause began.
         self._speculation: _Speculation | None = None
 
     @property
     def paused(self) -> bool:
-        """Whether the speaker has fallen silent and no final is ready for it."""
+        """Whether the segment ends in a pause for which no final is ready."""
         pause = self._mel.pause
         if pause is None or not (self._tentative or self._hypothesis.committed_tokens):
             return False
@@ -125,29 +125,29 @@ class WindowedStream(Stream):
         """Whether the final was ready before :meth:`finish`."""
         return self._speculation is not None and self._speculation.pause == self._mel.pause
 
-    def _hear(self, audio: Samples) -> EncoderJob[None]:
-        # Piece by piece, so that an hour fed at once needs no more memory than one fed slowly.
+    def _feed(self, audio: Samples) -> EncoderJob[None]:
+        # In chunks, so that an hour that is fed at once needs no more memory than small chunks.
         for start in range(0, len(audio), SAMPLE_RATE * 10):
-            self._pieces.append(audio[start : start + SAMPLE_RATE * 10])
-        yield from self._take_in()
+            self._chunks.append(audio[start : start + SAMPLE_RATE * 10])
+        yield from self._process_audio()
 
-    def _take_in(self) -> EncoderJob[None]:
-        """Move what waits into the buffer, and settle windows as they fill.
+    def _process_audio(self) -> EncoderJob[None]:
+        """Move audio into the buffer, and settle windows that are full.
 
-        Should a window fail to be encoded, the rest is still there for the next call.
+        If encoding a window fails, the remaining audio is kept for the next call.
         """
         while True:
             if self._mel.full:
                 yield from self._settle_window()
             elif len(self._waiting):
                 self._waiting = self._mel.append(self._waiting)
-            elif self._pieces:
-                self._waiting = self._frontend.push(self._pieces.popleft())
+            elif self._chunks:
+                self._waiting = self._frontend.push(self._chunks.popleft())
             else:
                 return
 
     def _settle_window(self) -> EncoderJob[None]:
-        """Decode a full window up to its look-ahead for good, and move on."""
+        """Decode a full window up to its look-ahead for good, and move the settled boundary."""
         begin, boundary = self._mel.start // ENCODER_HOP, self._mel.end - _SETTLED_LOOKAHEAD
         frames = yield Window(self._mel.open_window(self._mel.start), self._band)
         emissions, self._settled_state = self._decoder.decode(
@@ -158,28 +158,28 @@ class WindowedStream(Stream):
         self._speculation = None
         self._mel.drop(boundary - _SETTLED_HISTORY)
 
-    def _suppose(self) -> EncoderJob[Hypothesis]:
+    def _hypothesize(self) -> EncoderJob[Hypothesis]:
         if self._committed_state.frame * ENCODER_HOP < self._mel.start:
             self._catch_up()
         end, pause = self._mel.end, self._mel.pause
-        new = end // ENCODER_HOP - self._renewed
+        new = end // ENCODER_HOP - self._refreshed_at
         if pause is not None and pause != self._pause:
             self._pause = pause
-            yield from self._renew(pause)
-        elif new >= (RENEWED if pause is None else RENEWED_IN_PAUSE):
-            yield from self._renew(end)
+            yield from self._refresh(pause)
+        elif new >= (REFRESH_INTERVAL if pause is None else REFRESH_INTERVAL_IN_PAUSE):
+            yield from self._refresh(end)
         elif pause is None and end > self._mel.start:
-            yield from self._renew_newest()
+            yield from self._refresh_tail()
         tokens = self._tokens(self._tentative)
         self._hypothesis = self._hypothesis.followed_by((), tokens, self._start + self.seconds)
         return self._hypothesis
 
-    def _renew(self, end: int) -> EncoderJob[None]:
-        """Encode and decode what is not committed up to a mel frame, and commit what can be.
+    def _refresh(self, end: int) -> EncoderJob[None]:
+        """Encode and decode from the committed boundary to a mel frame, and commit tokens.
 
-        What two of these in a row agree on, up to a tail that is held back: Liu et al.,
-        "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis
-        Selection", 2020.
+        Commits the tokens on which two refreshes in a row agree, except in the frames that are held
+        back: Liu et al., "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by
+        Partial Hypothesis Selection", 2020.
         """
         state = self._committed_state
         frames = yield from self._frames_from(state.frame, self._history, end)
@@ -191,21 +191,27 @@ class WindowedStream(Stream):
             cut = max(0, newest - self._max_tentative_age - state.frame)
             older, boundary = self._decoder.decode(frames[:cut], state)
         self._commit(older, boundary)
-        lasting = max(cut, newest - NEWEST - state.frame)
-        self._lasting, self._lasting_state = self._decoder.decode(frames[cut:lasting], boundary)
-        newer, _ = self._decoder.decode(frames[lasting:], self._lasting_state)
-        self._tentative = self._lasting + newer
-        self._renewed = self._mel.end // ENCODER_HOP
+        stable = max(cut, newest - TAIL - state.frame)
+        self._stable, self._stable_state = self._decoder.decode(frames[cut:stable], boundary)
+        newer, _ = self._decoder.decode(frames[stable:], self._stable_state)
+        self._tentative = self._stable + newer
+        self._refreshed_at = self._mel.end // ENCODER_HOP
 
-    def _renew_newest(self) -> EncoderJob[None]:
-        """Encode and decode the newest frames alone."""
-        state = self._lasting_state
-        frames = yield from self._frames_from(state.frame, NEWEST_HISTORY, self._mel.end)
+    def _refresh_tail(self) -> EncoderJob[None]:
+        """Encode and decode the newest frames only."""
+        state = self._stable_state
+        frames = yield from self._frames_from(state.frame, TAIL_HISTORY, self._mel.end)
         newer, _ = self._decoder.decode(frames, state)
-        self._tentative = self._lasting + newer
+        self._tentative = self._stable + newer
 
     def _frames_from(self, first: int, history: int, end: int) -> EncoderJob[EncoderFrames]:
-        """Encoder frames from one on up to a mel frame, with some before them encoded along."""
+        """Encode up to a mel frame; return the encoder frames from ``first`` on.
+
+        Args:
+            first: First encoder frame to return.
+            history: Encoder frames before it that are encoded as left context.
+            end: Mel frame at which the window ends.
+        """
         begin = max(self._mel.start // ENCODER_HOP, first - history)
         start, paused = begin * ENCODER_HOP, end == self._mel.pause
         mel = self._mel.closed_window(start) if paused else self._mel.open_window(start)
@@ -213,13 +219,13 @@ class WindowedStream(Stream):
         return frames[first - begin :]
 
     def _catch_up(self) -> None:
-        """Commit what was settled since the last hypothesis, which was too long ago."""
-        known = self._committed_state.frame
-        self._commit([e for e in self._settled if e.frame >= known], self._settled_state)
-        self._tentative, self._lasting, self._lasting_state = [], [], self._settled_state
+        """Commit tokens that were settled since the last hypothesis."""
+        first = self._committed_state.frame
+        self._commit([e for e in self._settled if e.frame >= first], self._settled_state)
+        self._tentative, self._stable, self._stable_state = [], [], self._settled_state
 
     def _commit(self, emissions: list[Emission], state: Any) -> None:
-        """Commit tokens, behind which the decoder stands as ``state`` says."""
+        """Commit tokens; ``state`` is the decoder's state behind them."""
         tokens = self._tokens(emissions)
         self._hypothesis = self._hypothesis.followed_by(tokens, (), self._start + self.seconds)
         self._committed_state = state
@@ -229,9 +235,9 @@ class WindowedStream(Stream):
         self._speculation = _Speculation((yield from self._final_pass()), pause)
 
     def _finish(self) -> EncoderJob[Transcript]:
-        yield from self._take_in()
+        yield from self._process_audio()
         self._waiting = self._frontend.finish()
-        yield from self._take_in()
+        yield from self._process_audio()
         if self._speculation is not None and self.speculated:
             emissions = self._speculation.emissions
         else:
@@ -240,27 +246,27 @@ class WindowedStream(Stream):
         return Transcript(self._tokens(emissions), self._start, end, self._language)
 
     def _final_pass(self) -> EncoderJob[list[Emission]]:
-        """Everything received, up to the pause if there is one, as emissions."""
-        begin, known = self._mel.start // ENCODER_HOP, self._settled_state.frame
+        """Decode all audio received, up to the pause if there is one."""
+        begin, settled = self._mel.start // ENCODER_HOP, self._settled_state.frame
         end = self._mel.end if self._mel.pause is None else self._mel.pause
-        if end <= known * ENCODER_HOP:
+        if end <= settled * ENCODER_HOP:
             return list(self._settled)
         frames = yield Window(self._mel.closed_window(self._mel.start), self._band)
-        emissions, _ = self._decoder.decode(frames[known - begin :], self._settled_state)
+        emissions, _ = self._decoder.decode(frames[settled - begin :], self._settled_state)
         return self._settled + emissions
 
     def _tokens(self, emissions: Sequence[Emission]) -> tuple[Token, ...]:
-        """Emissions as tokens with times; a token without a duration lasts a frame."""
-        heard = self._start + self.seconds
+        """Convert emissions to tokens with times. A token without a duration lasts one frame."""
+        end_of_audio = self._start + self.seconds
         tokens: list[Token] = []
         for index, emission in enumerate(emissions):
-            start = min(self._start + emission.frame * FRAME_SECONDS, heard)
+            start = min(self._start + emission.frame * FRAME_SECONDS, end_of_audio)
             end = start + max(1, emission.duration) * FRAME_SECONDS
             if index + 1 < len(emissions):
                 following = self._start + emissions[index + 1].frame * FRAME_SECONDS
                 end = min(end, max(start, following))
             piece = self._vocabulary[emission.token]
-            end = min(end, heard)
-            sure, likely = emission.confidence, emission.logprob
-            tokens.append(Token(emission.token, piece, start, end, sure, likely))
+            end = min(end, end_of_audio)
+            confidence, logprob = emission.confidence, emission.logprob
+            tokens.append(Token(emission.token, piece, start, end, confidence, logprob))
         return tuple(tokens)

@@ -29,6 +29,12 @@ _PREFIX = "encoder."
 _SMALL_WIDTH = 256
 """Products of up to this width take less time than waking up other threads for them does."""
 
+_FOLDED = ("linear_pos.weight", "pos_bias_u", "pos_bias_v")
+"""Two-dimensional tensors that are multiplied in float32 before they are rounded."""
+
+_IGNORED = ("conv.batch_norm.num_batches_tracked",)
+"""Tensors that inference does not need."""
+
 _MAX_POSITIONS = 5000
 """NeMo's default; the table grows if a window is longer."""
 
@@ -92,9 +98,10 @@ class MLXEncoder:
                 tensors = checkpoint.tensors.below(_PREFIX)
 
                 def load(module: Any, prefix: str) -> None:
-                    arrays = {n: _layout(tensors[f"{prefix}{n}"]) for n in tensors.below(prefix)}
-                    arrays.pop("conv.batch_norm.num_batches_tracked", None)
-                    module.load_weights(list(arrays.items()))
+                    arrays = [
+                        (n, self._array(n, tensors[prefix + n])) for n in tensors.below(prefix)
+                    ]
+                    module.load_weights([a for a in arrays if a[0] not in _IGNORED])
 
                 return FastConformer(_conformer(checkpoint), load, self._dtype)
             except ValueError as error:
@@ -103,6 +110,20 @@ class MLXEncoder:
                 ) from error
             finally:
                 mx.set_cache_limit(_CACHE_LIMIT)
+
+    def _array(self, name: str, tensor: Floats) -> mx.array:
+        """Convert a tensor; the input channels of convolutions move to the last axis.
+
+        Linear weights that nothing is folded into get the encoder's type at once, so that a layer
+        is never in memory as float32 as a whole.
+        """
+        if tensor.ndim >= 3:
+            tensor = np.moveaxis(tensor, 1, -1)
+        array = mx.array(tensor)
+        if tensor.ndim == 2 and not name.endswith(_FOLDED):
+            array = array.astype(self._dtype)
+            mx.eval(array)
+        return array
 
     def _encode(
         self, windows: Sequence[LogMel], attention: LocalAttention | None
@@ -113,11 +134,6 @@ class MLXEncoder:
             frames = self._encoder(mx.array(stack(windows)), lengths, attention)
             found = np.array(frames.astype(mx.float32))
         return [f[: encoder_frames(n)] for f, n in zip(found, lengths, strict=True)]
-
-
-def _layout(array: Floats) -> mx.array:
-    """Move the input channels of a convolution to the last axis, where MLX has them."""
-    return mx.array(np.moveaxis(array, 1, -1) if array.ndim >= 3 else array)
 
 
 def _conformer(checkpoint: Checkpoint) -> Conformer:
