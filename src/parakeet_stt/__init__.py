@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version  # It takes as long as the rest of this module.
 
-        return version("pipecat-parakeet-stt")
+        return globals().setdefault(name, version("pipecat-parakeet-stt"))
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

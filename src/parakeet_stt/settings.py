@@ -298,21 +298,37 @@ def variable_name(field: str) -> str:
     return f"PARAKEET_{field.upper()}"
 
 
-def _warn_of_unknown_variables() -> None:
-    """Warn of each unknown variable with our prefix, once; an empty variable counts as not set."""
+def unknown_variables() -> dict[str, str]:
+    """Find variables with our prefix that nothing reads. An empty variable counts as not set.
+
+    Returns:
+        Advice for each name.
+    """
     known = {variable_name(name) for name in ParakeetSettings.model_fields}
     known |= SERVER_VARIABLES | COMPOSE_VARIABLES
+    suffixes = [variable.removeprefix("PARAKEET_") for variable in sorted(known)]
+    unknown: dict[str, str] = {}
     for name, value in os.environ.items():
         prefix, _, suffix = name.upper().partition("_")
-        if prefix != "PARAKEET" or not value or name.upper() in known or name in _warned:
+        if prefix != "PARAKEET" or not value or name.upper() in known:
             continue
         if _SERVICE_LINK.search(name.upper()):
             continue
-        _warned.add(name)
-        suffixes = [variable.removeprefix("PARAKEET_") for variable in sorted(known)]
         nearest = difflib.get_close_matches(suffix, suffixes, 1)
-        advice = f"did you mean PARAKEET_{nearest[0]}?" if nearest else "see docs/configuration.md"
-        logger.warning(f"{name} is set, but there is no such setting, so it is ignored: {advice}")
+        unknown[name] = (
+            f"did you mean PARAKEET_{nearest[0]}?" if nearest else "see docs/configuration.md"
+        )
+    return unknown
+
+
+def _warn_of_unknown_variables() -> None:
+    """Warn of each unknown variable, once."""
+    for name, advice in unknown_variables().items():
+        if name not in _warned:
+            _warned.add(name)
+            logger.warning(
+                f"{name} is set, but there is no such setting, so it is ignored: {advice}"
+            )
 
 
 _warned: set[str] = set()

@@ -37,6 +37,7 @@ from pipecat.processors.audio.vad_processor import VADProcessor
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from websockets.asyncio.client import ClientConnection, connect
 
+from parakeet_stt import __version__
 from parakeet_stt.settings import DEFAULT_BOOST, MOST_BOOST
 from tests.support.pipelines import play
 from tests.support.recordings import RECORDINGS
@@ -284,7 +285,7 @@ async def test_results_are_as_deepgram_has_them(served: Served) -> None:
         (metadata,) = await ended(ws)
     (found,) = result["channel"].pop("alternatives")
     (model_uuid,) = metadata["models"]
-    model = {"name": "tiny", "version": "0.1.0", "arch": "parakeet"}
+    model = {"name": "tiny", "version": __version__, "arch": "parakeet"}
     assert result == {
         "type": "Results",
         "channel_index": [0, 1],

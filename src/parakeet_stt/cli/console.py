@@ -12,7 +12,16 @@ from rich.markup import escape
 
 from parakeet_stt.errors import ParakeetError
 
-out = Console(highlight=False)
+
+class _Console(Console):
+    """A console whose broken pipe is an exception, as that of :func:`print` is."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled; Rich would exit with code 1."""
+        raise
+
+
+out = _Console(highlight=False)
 """Standard output: results."""
 
 err = Console(stderr=True, highlight=False)

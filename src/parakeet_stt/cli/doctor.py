@@ -6,7 +6,6 @@ Tries every part that the engine needs, the configured model and every setting. 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import platform
 import shutil
@@ -30,7 +29,13 @@ from parakeet_stt.model.catalog import BUNDLED, known_model
 from parakeet_stt.model.download import Repository
 from parakeet_stt.model.executors import missing_mlx, mlx_has_gpu
 from parakeet_stt.server.settings import ALIASES, ServerSettings, load_server_settings
-from parakeet_stt.settings import Backend, ParakeetSettings, load_settings, variable_name
+from parakeet_stt.settings import (
+    Backend,
+    ParakeetSettings,
+    load_settings,
+    unknown_variables,
+    variable_name,
+)
 
 _PACKAGES = (
     "pipecat-parakeet-stt", "pipecat-ai", "parakeet-mlx", "mlx", "onnxruntime", "numpy", "soxr"
@@ -95,7 +100,7 @@ def _checks() -> Iterator[_Check]:
         yield _blas()
     yield from _backends(("onnx",) if problem else ("onnx", "mlx"))
     if settings is None:
-        yield _Check("model", "not checked: the settings cannot be used", False)
+        yield _Check("model", "not checked: the settings cannot be used", None)
     else:
         yield _model(settings, "onnx" if problem else settings.backend)
         yield _disk(settings)
@@ -122,16 +127,8 @@ def _settings() -> tuple[ParakeetSettings | None, *tuple[_Check, ...]]:
     except ParakeetError as error:
         subject = "settings" if settings is None else "server"
         checks.append(_Check(subject, str(error), False))
-    known = {variable_name(name) for name in ServerSettings.model_fields}
-    for name in sorted(os.environ):
-        if name.startswith("PARAKEET_") and name not in known:
-            nearest = difflib.get_close_matches(name, sorted(known), 1)
-            advice = f"did you mean {nearest[0]}?" if nearest else "it has no effect"
-            checks.append(
-                _Check(
-                    "settings", f"there is no setting {name}: {advice}", False if nearest else None
-                )
-            )
+    for name, advice in unknown_variables().items():
+        checks.append(_Check("settings", f"there is no setting {name}: {advice}", False))
     return settings, *checks
 
 
