@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
@@ -38,6 +39,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in nightly]
         config.hook.pytest_deselected(items=nightly)
     items.sort(key=lambda item: item.get_closest_marker("realtime") is None)
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start receive SIGINT.
+
+    A shell without job control ignores it for what it runs in the background, and so would they.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
