@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parakeet_stt import load_model
 from parakeet_stt.model.catalog import BUNDLED
 from parakeet_stt.model.decoder import GreedyTransducer, judge
-from parakeet_stt.model.onnx.encoder import OnnxNetwork
+from parakeet_stt.model.onnx.export import OnnxNetwork
 from tests.support.features import log_mel, normalize
 from tests.support.recordings import GOLDEN, RECORDINGS
 

@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from loguru import logger
 
+from parakeet_stt.model.encoder import Floats
 from parakeet_stt.transcript import is_text
-
-Floats = npt.NDArray[np.float32]
 
 _WORD = "\u2581"
 """Begins the pieces that begin a word."""

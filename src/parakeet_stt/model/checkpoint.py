@@ -17,7 +17,6 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401 (teaches numpy bfloat16, which safetensors asks it for)
 import numpy as np
-import numpy.typing as npt
 import safetensors
 
 from parakeet_stt.errors import ModelFormatError
@@ -28,9 +27,8 @@ from parakeet_stt.model.config import (
     from_transformers,
     nemo_encoder,
 )
+from parakeet_stt.model.encoder import Floats
 from parakeet_stt.model.nemo_archive import NemoArchive
-
-Floats = npt.NDArray[np.float32]
 
 WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"

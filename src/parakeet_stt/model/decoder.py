@@ -17,9 +17,7 @@ import numpy.typing as npt
 
 from parakeet_stt.model.boost import Phrases, Place
 from parakeet_stt.model.config import ModelConfig
-from parakeet_stt.model.encoder import EncoderFrames
-
-Floats = npt.NDArray[np.float32]
+from parakeet_stt.model.encoder import EncoderFrames, Floats
 
 
 @dataclass(frozen=True, slots=True)

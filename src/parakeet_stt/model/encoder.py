@@ -17,7 +17,10 @@ from parakeet_stt.model.frontend import LogMel
 MAX_WINDOW = 3200
 """Maximum number of mel frames that are encoded at once: 32 s."""
 
-EncoderFrames = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
+"""float32, of any shape."""
+
+EncoderFrames = Floats
 """float32 [frames, width]; a frame is 80 ms."""
 
 

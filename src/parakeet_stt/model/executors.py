@@ -83,8 +83,10 @@ def load_encoder(files: ModelFiles, precision: RunPrecision, device: Device) -> 
 
         assert checkpoint is not None
         return MLXEncoder(checkpoint, "bf16" if precision == "bf16" else "fp32")
-    from parakeet_stt.model.onnx.encoder import OnnxEncoder, OnnxExport
-
     if checkpoint is None:
+        from parakeet_stt.model.onnx.export import OnnxExport
+
         return OnnxExport(files.onnx_encoder, files.config.features, device)
+    from parakeet_stt.model.onnx.encoder import OnnxEncoder
+
     return OnnxEncoder(checkpoint, precision, device)

@@ -13,14 +13,13 @@ from parakeet_stt.errors import ConfigurationError, ModelFormatError, ParakeetEr
 from parakeet_stt.model import blas, hub
 from parakeet_stt.model.decoder import (
     Decoder,
-    Floats,
     GreedyCTC,
     GreedyTransducer,
     Network,
     NumpyNetwork,
 )
 from parakeet_stt.model.device import on_fork, run_interruptibly
-from parakeet_stt.model.encoder import Encoder, encoder_frames
+from parakeet_stt.model.encoder import Encoder, Floats, encoder_frames
 from parakeet_stt.model.executors import choose_precision, load_encoder, missing_mlx, mlx_has_gpu
 from parakeet_stt.model.layout import ModelFiles
 from parakeet_stt.model.memory import trim_heap
@@ -135,7 +134,7 @@ def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
     if weights:
         network = NumpyNetwork(weights, config.activation)
     else:
-        from parakeet_stt.model.onnx.encoder import OnnxNetwork
+        from parakeet_stt.model.onnx.export import OnnxNetwork
 
         network = OnnxNetwork(files.onnx_decoder, config.blank, len(config.durations))
     return GreedyTransducer(config, network)

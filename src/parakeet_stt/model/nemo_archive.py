@@ -19,12 +19,10 @@ from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from parakeet_stt.errors import ModelFormatError
-
-Floats = npt.NDArray[np.float32]
+from parakeet_stt.model.encoder import Floats
 
 _CONFIG = "model_config.yaml"
 _WEIGHTS = "model_weights.ckpt"

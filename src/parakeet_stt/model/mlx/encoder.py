@@ -15,9 +15,15 @@ from parakeet_mlx.conformer import Conformer, ConformerArgs
 
 from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model import blas, device
-from parakeet_stt.model.checkpoint import Checkpoint, Floats
+from parakeet_stt.model.checkpoint import Checkpoint
 from parakeet_stt.model.config import ENCODER_HOP
-from parakeet_stt.model.encoder import EncoderFrames, LocalAttention, encoder_frames, stack
+from parakeet_stt.model.encoder import (
+    EncoderFrames,
+    Floats,
+    LocalAttention,
+    encoder_frames,
+    stack,
+)
 from parakeet_stt.model.frontend import LogMel
 from parakeet_stt.model.memory import trim_heap
 from parakeet_stt.model.mlx.conformer import FastConformer

@@ -10,8 +10,12 @@ The architecture and its sources are described in :mod:`parakeet_stt.model.mlx.c
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from parakeet_stt.errors import ModelFormatError
 from parakeet_stt.model.config import EncoderConfig
-
-Floats = npt.NDArray[np.float32]
+from parakeet_stt.model.encoder import Floats
 
 OPSET = 17
 """The first with LayerNormalization; every ONNX Runtime that this package allows runs it."""
@@ -34,14 +37,16 @@ _EPSILON = 1e-5  # Of NeMo's normalisation layers.
 _INT8_LIMIT = 127
 _STAGE_BYTES = 200 << 20  # About two blocks of a 0.6b encoder in float32, seven in int8.
 _IR_VERSION = 8
+_WEIGHTS = "weights"  # Name of the file.
+_ALIGNMENT = 4096  # Of each weight in the file, so that it can be mapped.
 
 
+@dataclass(frozen=True)
 class EncoderGraph:
     """The graphs of an encoder, each with as many of its blocks as fit into ``_STAGE_BYTES``.
 
-    One after the other they are what one graph would be. ONNX Runtime copies the weights of a
-    graph several times while it opens it, and never frees weights that are handed to it beside the
-    graph; in stages, no more than one of them is in memory more than once.
+    One after the other they compute what one graph would. ONNX Runtime never frees weights that
+    are handed to it in memory, so they are written to a file, and stages bound its size.
 
     The first stage's inputs are ``mel`` float32 ``[windows, frames, bins]``, zeros behind each
     window's end; ``lengths`` int64 ``[windows]``, mel frames; ``left`` and ``right`` int64 ``[]``,
@@ -59,56 +64,59 @@ class EncoderGraph:
             symmetrically per output, activations per call.
     """
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Floats],
-        config: EncoderConfig,
-        max_frames: int,
-        int8: bool = False,
-    ) -> None:
-        self._tensors = tensors
-        self._config = config
-        self._max_frames = max_frames
-        self._int8 = int8
+    tensors: Mapping[str, Floats]
+    config: EncoderConfig
+    max_frames: int
+    int8: bool = False
 
-    @property
-    def size(self) -> int:
-        """About how many bytes the weights have."""
-        return self._config.layers * self._block_size()
+    @cached_property
+    def block_bytes(self) -> int:
+        """Bytes of the weights of one block, about."""
+        names = (name for name in self.tensors if name.startswith("layers.0."))
+        return sum(self.tensors[name].size for name in names) * (1 if self.int8 else 4)
 
     def stages(self) -> Iterator[range]:
         """The blocks of each stage."""
-        count = max(1, _STAGE_BYTES // max(1, self._block_size()))
-        for first in range(0, self._config.layers, count):
-            yield range(first, min(first + count, self._config.layers))
+        count = max(1, _STAGE_BYTES // max(1, self.block_bytes))
+        for first in range(0, self.config.layers, count):
+            yield range(first, min(first + count, self.config.layers))
 
-    def _block_size(self) -> int:
-        names = (name for name in self._tensors if name.startswith("layers.0."))
-        return sum(self._tensors[name].size for name in names) * (1 if self._int8 else 4)
+    def write(self, blocks: range, folder: Path) -> Path:
+        """Write the graph of one stage and its weights to a folder.
 
-    def build(self, blocks: range) -> bytes:
-        """Build the graph of one stage, as a serialised ``ModelProto``.
+        Returns:
+            The graph's file.
 
         Raises:
             ModelFormatError: A tensor is missing or does not fit the configuration.
         """
-        return _Stage(self._tensors, self._config, self._max_frames, self._int8).build(blocks)
+        path = folder / "graph.onnx"
+        try:
+            with (folder / _WEIGHTS).open("wb") as weights:
+                path.write_bytes(_Stage(self, weights).build(blocks))
+        except (ValueError, IndexError) as error:
+            raise ModelFormatError(
+                f"the weights do not match the configuration: {error}"
+            ) from error
+        return path
 
 
 class _Stage:
-    """Collects nodes and initializers. Methods that add nodes return the name of their output."""
+    """Collects the nodes and initializers of one stage.
 
-    def __init__(
-        self,
-        tensors: Mapping[str, Floats],
-        config: EncoderConfig,
-        max_frames: int,
-        int8: bool,
-    ) -> None:
-        self._tensors = tensors
-        self._config = config
-        self._max_frames = max_frames
-        self._int8 = int8
+    Methods that add nodes return the name of their output.
+
+    Args:
+        graph: The graph that the stage is a part of.
+        weights: Receives the weights of matrix products.
+    """
+
+    def __init__(self, graph: EncoderGraph, weights: BinaryIO) -> None:
+        self._tensors = graph.tensors
+        self._config = graph.config
+        self._max_frames = graph.max_frames
+        self._int8 = graph.int8
+        self._file = weights
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
 
@@ -315,16 +323,16 @@ class _Stage:
         weight = self._tensor(f"{module}weight")
         weight = weight.reshape(len(weight), -1)
         bias = self._tensors.get(f"{module}bias")
-        return self._product(
-            x, weight * np.float32(scale), None if bias is None else bias * scale, module[:-1]
-        )
+        if scale != 1:
+            weight, bias = weight * np.float32(scale), None if bias is None else bias * scale
+        return self._product(x, weight, bias, module[:-1])
 
     def _product(self, x: str, weight: Floats, bias: Floats | None, name: str) -> str:
         """``x @ weight.T + bias``."""
         if self._int8:
             y = self._product_int8(x, weight, name)
         else:
-            y = self._op("MatMul", x, self._weight(f"{name}.weight", weight.T))
+            y = self._op("MatMul", x, self._product_weight(f"{name}.weight", weight.T))
         return y if bias is None else self._op("Add", y, self._weight(f"{name}.bias", bias))
 
     def _product_int8(self, x: str, weight: Floats, name: str) -> str:
@@ -341,7 +349,7 @@ class _Stage:
         y = self._op(
             "MatMulInteger",
             x,
-            self._weight(f"{name}.weight", quantised.T),
+            self._product_weight(f"{name}.weight", quantised.T),
             zero,
             self._weight(f"{name}.zero", np.zeros(len(scale), np.int8)),
         )
@@ -422,6 +430,24 @@ class _Stage:
     def _weight(self, name: str, array: npt.NDArray[Any]) -> str:
         array = np.ascontiguousarray(array, np.int8 if array.dtype == np.int8 else np.float32)
         self._initializers[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def _product_weight(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Add a weight of a matrix product, which ONNX Runtime reads from the file and packs."""
+        self._file.seek(-self._file.tell() % _ALIGNMENT, os.SEEK_CUR)
+        tensor = self._initializers[name] = TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        for key, value in (
+            ("location", _WEIGHTS),
+            ("offset", self._file.tell()),
+            ("length", array.nbytes),
+        ):
+            tensor.external_data.add(key=key, value=str(value))
+        np.ascontiguousarray(array).tofile(self._file)
         return name
 
     def _tensor(self, name: str) -> Floats:

@@ -46,7 +46,8 @@ class OnnxSession:
         path: The graph's file, or what the graph was built from, for messages.
         inputs: Names that its inputs must include.
         device: ``auto``, ``gpu`` or ``cpu``.
-        build: Builds the graph, each time that it is opened, in place of reading ``path``.
+        write: Writes the graph to a folder and returns its file, each time that the graph is
+            opened; if None, ``path`` is the file.
         size: Bytes of the network's weights, which decide the number of threads; those of the file
             by default.
 
@@ -66,11 +67,11 @@ class OnnxSession:
         path: Path,
         inputs: set[str],
         device: Device = "cpu",
-        build: Callable[[], bytes] | None = None,
+        write: Callable[[Path], Path] | None = None,
         size: int | None = None,
     ) -> None:
         self.path = path
-        self._build = build
+        self._write = write
         if size is None:
             size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
         self._size = size
@@ -112,14 +113,12 @@ class OnnxSession:
 
     def _open(self) -> Any:
         logger.debug(f"opening {self.path} in ONNX Runtime")
-        if self._build is None:
+        if self._write is None:
             self._session = self._read(self.path)
         else:
-            # ONNX Runtime's own package would keep a graph that it was given as bytes.
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "graph.onnx"
-                file.write_bytes(self._build())
-                self._session = self._read(file)
+            # Windows cannot delete weights that stay mapped because they were not packed.
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                self._session = self._read(self._write(Path(folder)))
         return self._session
 
     def _read(self, file: Path) -> Any:
