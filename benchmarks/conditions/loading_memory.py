@@ -1,10 +1,11 @@
-"""Memory while a model of 0.6 billion parameters is loaded, and afterwards.
+"""Time and memory of loading a model of 0.6 billion parameters.
 
 ``python -m benchmarks.conditions.loading_memory [--json FILE]`` writes random weights in
-parakeet-mlx's layout to a temporary folder, as bf16 and as fp32, and loads each with both
-precisions on MLX, in a fresh process. The table has the peak of the resident memory, what is
-resident afterwards, and the ratio of the peak to the weights in memory. Takes 4 GB of disk and up
-to 11 GB of memory.
+parakeet-mlx's layout to a temporary folder, as bf16 and as fp32, and loads each in fresh processes:
+on MLX in bf16 and fp32, on ONNX Runtime in fp32 and int8. The table has the time, the peak of the
+resident memory, what is resident afterwards, and the ratio of the peak to the weights in memory.
+No two weights are equal, because ONNX Runtime keeps equal ones once. Takes 4 GB of disk and up to
+11 GB of memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +27,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from parakeet_stt.settings import Backend, Precision
+
 _FILES = {"bf16": ("BF16", np.dtype(ml_dtypes.bfloat16)), "fp32": ("F32", np.dtype(np.float32))}
 _VOCABULARY = 1024
-_RANDOM = np.random.default_rng(3).standard_normal(1 << 20, np.float32) * np.float32(0.02)
+_LOADINGS = (("mlx", "bf16", 2), ("mlx", "fp32", 4), ("onnx", "fp32", 4), ("onnx", "int8", 1))
+"""Executors, their precisions, and the bytes of one weight of the encoder."""
+
+_BLOCK = 1 << 20  # Weights that are made at a time.
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,9 @@ class Loading:
 
     Attributes:
         file: Type of the weights in the file.
+        backend: What ran the encoder.
         precision: The precision that was asked for.
+        seconds: Duration of the load.
         weights_mb: The model's weights in memory.
         before_mb: Resident memory before the load, everything imported.
         peak_mb: Peak of the resident memory.
@@ -44,7 +53,9 @@ class Loading:
     """
 
     file: str
+    backend: str
     precision: str
+    seconds: float
     weights_mb: float
     before_mb: float
     peak_mb: float
@@ -108,10 +119,11 @@ def write_model(folder: Path, file: str, config: dict[str, Any]) -> dict[str, in
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     encoded = json.dumps(header).encode()
+    random = np.random.default_rng(3)
     with (folder / "model.safetensors").open("wb") as out:
         out.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, shape in shapes.items():
-            for block in _random_blocks(int(np.prod(shape))):
+            for block in _random_blocks(random, int(np.prod(shape))):
                 values = np.abs(block) + 1 if name.endswith("running_var") else block
                 out.write(values.astype(dtype).tobytes())
     counts = {"encoder": 0, "decoder": 0}
@@ -121,22 +133,32 @@ def write_model(folder: Path, file: str, config: dict[str, Any]) -> dict[str, in
     return counts
 
 
-def _random_blocks(length: int) -> Iterator[np.ndarray[Any, Any]]:
-    for start in range(0, length, len(_RANDOM)):
-        yield _RANDOM[: min(len(_RANDOM), length - start)]
+def _random_blocks(
+    random: np.random.Generator, length: int
+) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
+    for start in range(0, length, _BLOCK):
+        size = min(_BLOCK, length - start)
+        yield random.standard_normal(size, np.float32) * np.float32(0.02)
 
 
-def load(folder: Path, precision: str) -> dict[str, float]:
-    """Load a folder in this process; returns resident memory before, at its peak and after."""
+def load(folder: Path, backend: Backend, precision: Precision) -> dict[str, float]:
+    """Load a folder in this process; returns the time and resident memory."""
     from parakeet_stt import load_model
 
-    load_model("tiny", backend="mlx")  # Everything is imported, and MLX has started.
+    load_model("tiny", backend=backend)  # Everything is imported, and MLX has started.
     before = _resident()
-    load_model(folder, backend="mlx", precision=precision)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    load_model(folder, backend=backend, precision=precision)
+    seconds = time.perf_counter() - started
     after = _resident()
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"before_mb": before / 1e6, "peak_mb": peak / 1e6, "after_mb": after / 1e6}
+    return {
+        "seconds": seconds,
+        "before_mb": before / 1e6,
+        "peak_mb": peak / 1e6,
+        "after_mb": after / 1e6,
+    }
 
 
 def _resident() -> int:
@@ -153,26 +175,30 @@ def measure(config: dict[str, Any]) -> Iterator[Loading]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "model")
             counts = write_model(folder, file, config)
-            for precision, (_, dtype) in _FILES.items():
+            for backend, precision, size in _LOADINGS:
+                load = ("--load", str(folder), backend, precision)
                 done = subprocess.run(
-                    [sys.executable, "-m", __spec__.name, "--load", str(folder), precision],
+                    [sys.executable, "-m", __spec__.name, *load],
                     capture_output=True,
                     text=True,
                     check=True,
                 )
                 # The decoder computes in float32, whatever the encoder's precision.
-                weights = counts["encoder"] * dtype.itemsize + counts["decoder"] * 4
-                yield Loading(file, precision, weights / 1e6, **json.loads(done.stdout))
+                weights = (counts["encoder"] * size + counts["decoder"] * 4) / 1e6
+                found = json.loads(done.stdout)
+                yield Loading(file, backend, precision, weights_mb=weights, **found)
 
 
 def table(loadings: list[Loading]) -> str:
     """The figures as a Markdown table."""
     rows = [
-        "| file | precision | weights MB | before MB | peak MB | after MB | peak / weights |",
-        "|---|---|---|---|---|---|---|",
+        "| file | executor, precision | s | weights MB | before MB | peak MB | after MB "
+        "| peak / weights |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {one.file} | {one.precision} | {one.weights_mb:.0f} | {one.before_mb:.0f} | "
+        f"| {one.file} | {one.backend}, {one.precision} | {one.seconds:.1f} | "
+        f"{one.weights_mb:.0f} | {one.before_mb:.0f} | "
         f"{one.peak_mb:.0f} | {one.after_mb:.0f} | {one.ratio:.2f} |"
         for one in loadings
     ]
@@ -185,11 +211,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     parser.add_argument("--layers", type=int, default=24, help="of the encoder (24)")
     parser.add_argument("--width", type=int, default=1024, help="of the encoder (1024)")
-    parser.add_argument("--load", nargs=2, metavar=("FOLDER", "PRECISION"), help=argparse.SUPPRESS)
+    parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.load:
-        folder, precision = arguments.load
-        print(json.dumps(load(Path(folder), precision)))
+        folder, backend, precision = arguments.load
+        print(json.dumps(load(Path(folder), backend, precision)))
         return
     loadings = list(measure(configuration(arguments.layers, arguments.width)))
     print(table(loadings))

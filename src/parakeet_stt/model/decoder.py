@@ -9,6 +9,7 @@ a graph of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -283,7 +284,7 @@ class NumpyNetwork:
         KeyError: A weight is missing.
     """
 
-    def __init__(self, weights: dict[str, Floats], activation: str) -> None:
+    def __init__(self, weights: Mapping[str, Floats], activation: str) -> None:
         self._embedding = weights["decoder.prediction.embed.weight"]
         prefix = "decoder.prediction.dec_rnn.lstm"
         layers = sum(name.startswith(prefix) and name.endswith(".Wx") for name in weights)

@@ -15,11 +15,10 @@ from parakeet_stt.model.decoder import (
     Decoder,
     GreedyCTC,
     GreedyTransducer,
-    Network,
     NumpyNetwork,
 )
 from parakeet_stt.model.device import on_fork, run_interruptibly
-from parakeet_stt.model.encoder import Encoder, Floats, encoder_frames
+from parakeet_stt.model.encoder import Encoder, encoder_frames
 from parakeet_stt.model.executors import choose_precision, load_encoder, missing_mlx, mlx_has_gpu
 from parakeet_stt.model.layout import ModelFiles
 from parakeet_stt.model.memory import trim_heap
@@ -99,53 +98,44 @@ on_fork(_reset_lock)
 
 
 def _load(files: ModelFiles, precision: RunPrecision, device: Device) -> Model:
-    config, weights = files.config, _read_decoder_weights(files)
     blas.use_threads(numpy=1)  # The decoder's products take less time than waking up a thread.
     encoder = load_encoder(files, precision, device)
     try:
-        decoder = _decoder(files, weights)
+        decoder = _decoder(files)
     except KeyError as error:
         raise ModelFormatError(f"{files.folder}: the weights lack {error}") from error
-    expected = config.blank + 1 + len(config.durations)
-    outputs = next((len(w) for n, w in weights.items() if n in (_JOINT_BIAS, _CTC_BIAS)), expected)
-    if outputs != expected:
-        raise ModelFormatError(
-            f"{files.folder}: the weights have {outputs} outputs, expected {expected} from the "
-            f"configuration's vocabulary and durations"
-        )
     _check_runs(files, encoder, decoder)
     return Model(files, encoder, decoder)
 
 
-# parakeet-mlx's names of the output layers' biases.
-_JOINT_BIAS = "joint.joint_net.2.bias"
-_CTC_BIAS = "decoder.decoder_layers.0.bias"
+def _decoder(files: ModelFiles) -> Decoder[Any]:
+    """Make the decoder: in numpy for a checkpoint, otherwise from the export's graph.
 
-
-def _decoder(files: ModelFiles, weights: dict[str, Floats]) -> Decoder[Any]:
-    """Make the decoder: in numpy if its weights are available, otherwise from the ONNX graph."""
-    config = files.config
-    if config.kind == "ctc":
-        if not weights:
+    Raises:
+        KeyError: A tensor is missing.
+        ModelFormatError: The output layer has another size than the configuration.
+    """
+    config, checkpoint = files.config, files.checkpoint
+    if checkpoint is None:
+        if config.kind == "ctc":
             return GreedyCTC(config, None)
-        weight = weights["decoder.decoder_layers.0.weight"]  # [outputs, width, 1]
-        return GreedyCTC(config, (weight[:, :, 0], weights[_CTC_BIAS]))
-    network: Network
-    if weights:
-        network = NumpyNetwork(weights, config.activation)
-    else:
         from parakeet_stt.model.onnx.export import OnnxNetwork
 
-        network = OnnxNetwork(files.onnx_decoder, config.blank, len(config.durations))
-    return GreedyTransducer(config, network)
-
-
-def _read_decoder_weights(files: ModelFiles) -> dict[str, Floats]:
-    """Read a checkpoint's tensors, except those of the encoder."""
-    if files.checkpoint is None:
-        return {}
-    tensors = files.checkpoint.tensors
-    return {name: tensors[name] for name in tensors if not name.startswith("encoder.")}
+        graph = OnnxNetwork(files.onnx_decoder, config.blank, len(config.durations))
+        return GreedyTransducer(config, graph)
+    tensors = checkpoint.tensors
+    layer = "decoder.decoder_layers.0" if config.kind == "ctc" else "joint.joint_net.2"
+    bias = tensors[f"{layer}.bias"]
+    expected = config.blank + 1 + len(config.durations)
+    if len(bias) != expected:
+        raise ModelFormatError(
+            f"{files.folder}: the weights have {len(bias)} outputs, expected {expected} from the "
+            f"configuration's vocabulary and durations"
+        )
+    if config.kind == "ctc":
+        weight = tensors[f"{layer}.weight"]  # [outputs, width, 1]
+        return GreedyCTC(config, (weight[:, :, 0], bias))
+    return GreedyTransducer(config, NumpyNetwork(tensors, config.activation))
 
 
 _TRIAL_FRAMES = (17, 9)  # Mel frames: lengths that differ, and are no multiples of 8.

@@ -105,10 +105,12 @@ class MLXEncoder:
                 tensors = checkpoint.tensors.below(_PREFIX)
 
                 def load(module: Any, prefix: str) -> None:
-                    arrays = [
-                        (n, self._array(n, tensors[prefix + n])) for n in tensors.below(prefix)
-                    ]
-                    module.load_weights([a for a in arrays if a[0] not in _IGNORED])
+                    arrays = []
+                    for name in tensors.below(prefix):
+                        if name not in _IGNORED:
+                            arrays.append((name, self._array(name, tensors[prefix + name])))
+                            trim_heap()
+                    module.load_weights(arrays)
 
                 return FastConformer(_conformer(checkpoint), load, self._dtype)
             except ValueError as error:
@@ -130,8 +132,6 @@ class MLXEncoder:
         if tensor.ndim == 2 and not name.endswith(_FOLDED):
             array = array.astype(self._dtype)
             mx.eval(array)
-            del tensor
-            trim_heap()
         return array
 
     def _encode(
