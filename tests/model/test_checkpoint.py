@@ -8,20 +8,23 @@ import pickle
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from parakeet_stt import load_model
 from parakeet_stt.errors import ConfigurationError, ModelFormatError
 from parakeet_stt.model.checkpoint import read_checkpoint
 from parakeet_stt.model.encoder import LocalAttention
 from parakeet_stt.settings import Backend
-from tests.support.model_folders import copy_of
+from tests.support.model_folders import changed, copy_of
 from tests.support.recordings import CLEAR, GOLDEN, RECORDINGS
 
 ARRAYS = np.load(GOLDEN / "encoder.npz")
+Tensors = dict[str, np.ndarray]
 FRAMES = {"tdt": "full.200", "tdt2": "tdt2.full.200", "ctc": "ctc.full.200"}
 LAYOUTS = GOLDEN / "layouts"
 
@@ -109,6 +112,19 @@ def test_parakeet_mlxs_own_streaming_needs_its_own_layout(path: Path) -> None:
         model.transcribe_stream(streaming="upstream")
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
+def test_a_compressed_archive_is_the_same_model(tmp_path: Path, mode: str) -> None:
+    plain = LAYOUTS / "nemo" / "tdt.nemo"
+    path = tmp_path / "model.nemo"
+    with tarfile.open(plain) as source, tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for member in source.getmembers():
+            archive.addfile(member, source.extractfile(member))
+    found, wanted = read_checkpoint(path), read_checkpoint(plain)
+    assert set(found.tensors) == set(wanted.tensors)
+    for name, tensor in wanted.tensors.items():
+        np.testing.assert_array_equal(found.tensors[name], tensor)
+
+
 class _Exploit:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("executed",)
@@ -187,6 +203,64 @@ def test_what_a_transformers_folder_lacks_is_named(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelFormatError, match=r"tokenizer.json is missing"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "mlx"])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("encoder.layers.0.norm_out.bias"), "norm_out"),
+        (lambda t: t.pop("decoder.lstm.bias_hh_l0"), "lack 'decoder.prediction.*bias_hh_l0'"),
+        (lambda t: t.pop("joint.head.bias"), "lack 'joint.joint_net.2.bias'"),
+        (
+            lambda t: t.update({"encoder.layers.1.self_attn.o_proj.weight": np.ones((3, 32))}),
+            "match|cannot be",
+        ),
+        (
+            lambda t: t.update({"encoder.layers.1.self_attn.q_proj.weight": np.ones((32, 9))}),
+            "match",
+        ),
+    ],
+    ids=["a bias", "a bias of the LSTM", "the output", "a wrong shape", "shapes that differ"],
+)
+def test_tensors_that_are_missing_or_misshaped_are_refused(
+    tmp_path: Path, backend: Backend, edit: Callable[[Tensors], object], message: str
+) -> None:
+    folder = copy_of(LAYOUTS / "transformers" / "tdt", tmp_path / "model")
+    tensors = dict(load_file(folder / "model.safetensors"))
+    edit(tensors)
+    save_file(
+        {n: np.asarray(t, np.float32) for n, t in tensors.items()}, folder / "model.safetensors"
+    )
+    with pytest.raises(ModelFormatError, match=message):
+        load_model(folder, backend=backend)
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_another_number_of_layers_than_the_weights_have_is_refused(
+    tmp_path: Path, layers: int
+) -> None:
+    folder = changed(copy_of(GOLDEN / "models" / "tdt", tmp_path / "a"), "encoder.n_layers", layers)
+    with pytest.raises(ModelFormatError, match=f"3 encoder layers, the configuration has {layers}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", {"model": {"vocab": {}}, "added_tokens": [{}]}, "added_tokens lack"),
+        ("tokenizer.json", {"model": 5}, "has no piece with the id 0"),
+        ("model.safetensors.index.json", {"weight_map": 5}, "weight_map is no mapping"),
+        ("model.safetensors.index.json", {"weight_map": {"a": 5}}, "weight_map is no mapping"),
+    ],
+)
+def test_a_damaged_description_is_refused(
+    tmp_path: Path, file: str, content: object, message: str
+) -> None:
+    folder = copy_of(LAYOUTS / "transformers" / "rnnt", tmp_path / "model")
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(ModelFormatError, match=message):
         load_model(folder)
 
 

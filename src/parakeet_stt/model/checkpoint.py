@@ -105,16 +105,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.is_file():
         archive = NemoArchive(path)
         config, encoder = from_nemo(archive.config, path), nemo_encoder(archive.config, path)
-        return Checkpoint(path, config, encoder, Tensors(_from_torch(archive.tensors), path))
-    where = path / "config.json"
-    raw = read_json(where)
-    if is_transformers(raw):
-        config, encoder = from_transformers(raw, read_json(path / "tokenizer.json"), where)
-        renamed = {_nemo_name(name): read for name, read in _safetensors(path).items()}
-        return Checkpoint(path, config, encoder, Tensors(_from_torch(renamed), path / WEIGHTS))
-    config, encoder = from_nemo(raw, where), nemo_encoder(raw, where)
-    tensors = {name: _from_mlx(read) for name, read in _safetensors(path).items()}
-    return Checkpoint(path, config, encoder, Tensors(tensors, path / WEIGHTS))
+        tensors = Tensors(_from_torch(archive.tensors, path), path)
+    else:
+        where = path / "config.json"
+        raw, readers = read_json(where), _safetensors(path)
+        if is_transformers(raw):
+            config, encoder = from_transformers(raw, read_json(path / "tokenizer.json"), where)
+            readers = _from_torch({_nemo_name(n): read for n, read in readers.items()}, path)
+        else:
+            config, encoder = from_nemo(raw, where), nemo_encoder(raw, where)
+            readers = {name: _from_mlx(read) for name, read in readers.items()}
+        tensors = Tensors(readers, path / WEIGHTS)
+    layers = {name.split(".")[2] for name in tensors if name.startswith("encoder.layers.")}
+    if len(layers) != encoder.layers:
+        raise ModelFormatError(
+            f"{path}: the weights have {len(layers)} encoder layers, the configuration has "
+            f"{encoder.layers}"
+        )
+    return Checkpoint(path, config, encoder, tensors)
 
 
 def is_transformers(config: Mapping[str, Any]) -> bool:
@@ -148,10 +156,12 @@ def _safetensors(folder: Path) -> dict[str, _Reader]:
     """Readers of a folder's tensors, of all shards."""
     index = folder / SHARDS
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        if any(Path(name).name != name for name in names):
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+            raise ModelFormatError(f"{index}: weight_map is no mapping of tensors to files")
+        if any(Path(name).name != name for name in shards.values()):
             raise ModelFormatError(f"{index} names a file outside its folder")
-        files = [folder / name for name in names]
+        files = [folder / name for name in sorted(set(shards.values()))]
     else:
         files = [folder / WEIGHTS]
     readers: dict[str, _Reader] = {}
@@ -214,24 +224,29 @@ def _nemo_name(name: str) -> str:
 _LSTM = re.compile(r"^(.*\.lstm\.)weight_ih_l(\d+)$")
 
 
-def _from_torch(readers: Mapping[str, _Reader]) -> dict[str, _Reader]:
-    """PyTorch's LSTM tensors under parakeet-mlx's names; the others as they are."""
+def _from_torch(readers: Mapping[str, _Reader], where: Path) -> dict[str, _Reader]:
+    """PyTorch's LSTM tensors under parakeet-mlx's names; the others as they are.
+
+    Raises:
+        ModelFormatError: An LSTM lacks a tensor.
+    """
     converted = {name: read for name, read in readers.items() if ".lstm." not in name}
     for name in readers:
         found = _LSTM.match(name)
         if found is None:
             continue
         lstm, layer = found.groups()
-        biases = [f"{lstm}bias_ih_l{layer}", f"{lstm}bias_hh_l{layer}"]
+        try:
+            others = [
+                readers[f"{lstm}{part}_l{layer}"] for part in ("weight_hh", "bias_ih", "bias_hh")
+            ]
+        except KeyError as error:
+            raise ModelFormatError(f"{where}: the weights lack {error}") from error
         converted[f"{lstm}{layer}.Wx"] = readers[name]
-        converted[f"{lstm}{layer}.Wh"] = readers[f"{lstm}weight_hh_l{layer}"]
-        converted[f"{lstm}{layer}.bias"] = _sum_of([readers[bias] for bias in biases])
+        converted[f"{lstm}{layer}.Wh"] = others[0]
+        converted[f"{lstm}{layer}.bias"] = _sum_of(*others[1:])
     return converted
 
 
-def _sum_of(readers: list[_Reader]) -> _Reader:
-    def read() -> Floats:
-        first, second = (reader() for reader in readers)
-        return first + second
-
-    return read
+def _sum_of(first: _Reader, second: _Reader) -> _Reader:
+    return lambda: first() + second()

@@ -127,9 +127,11 @@ def _tokenizer_pieces(tokenizer: dict[str, Any], count: int, where: Path) -> tup
     if isinstance(vocabulary, dict):  # BPE: ids by piece.
         pieces = {identifier: piece for piece, identifier in vocabulary.items()}
     elif isinstance(vocabulary, list):  # Unigram: pieces with their scores, in order.
-        pieces = {identifier: piece for identifier, (piece, _) in enumerate(vocabulary)}
-    for added in tokenizer.get("added_tokens", []):
-        pieces[added["id"]] = added["content"]
+        pieces = {identifier: entry[0] for identifier, entry in enumerate(vocabulary)}
+    try:
+        pieces |= {added["id"]: added["content"] for added in tokenizer.get("added_tokens", [])}
+    except (LookupError, TypeError) as error:
+        raise ModelFormatError(f"{where}: added_tokens lack an id or content") from error
     missing = next((identifier for identifier in range(count) if identifier not in pieces), None)
     if missing is not None:
         raise ModelFormatError(f"{where} has no piece with the id {missing}, expected {count}")

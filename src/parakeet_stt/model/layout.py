@@ -7,14 +7,19 @@ folder has both, the checkpoint is used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from parakeet_stt.errors import ConfigurationError, ModelFormatError, ModelNotFoundError
-from parakeet_stt.model.checkpoint import SHARDS, WEIGHTS, Checkpoint, read_checkpoint
+from parakeet_stt.errors import ConfigurationError, ModelNotFoundError
+from parakeet_stt.model.checkpoint import (
+    SHARDS,
+    WEIGHTS,
+    Checkpoint,
+    read_checkpoint,
+    read_json,
+)
 from parakeet_stt.model.config import ModelConfig, from_onnx_asr
 from parakeet_stt.model.integrity import missing_file
 from parakeet_stt.settings import Backend
@@ -145,7 +150,9 @@ def read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> M
     archive = _archive(names)
     if archive is not None:
         return read_folder(source, folder / archive, backend, has_gpu)
-    raw = _read_config(folder / _CONFIG)
+    if _CONFIG not in names:
+        raise ModelNotFoundError(f"{folder} holds no model: {_CONFIG} is missing")
+    raw = read_json(folder / _CONFIG)
     executor = choose_executor(names, backend, has_gpu, str(folder))
     missing = missing_file(folder, files_to_load(names))
     # A file that is there but truncated gets a more precise error when it is loaded.
@@ -160,15 +167,3 @@ def read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> M
 def _read_checkpoint(source: str, path: Path, executor: Executor) -> ModelFiles:
     checkpoint = read_checkpoint(path)
     return ModelFiles(source, path, executor, checkpoint.config, checkpoint)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelNotFoundError(f"{path.parent} holds no model: config.json is missing")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelFormatError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelFormatError(f"{path} holds a {type(config).__name__}, expected an object")
-    return config

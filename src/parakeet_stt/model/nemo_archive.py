@@ -9,7 +9,9 @@ only descriptions of tensors are accepted; any other name in it is refused befor
 from __future__ import annotations
 
 import pickle
+import shutil
 import tarfile
+import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,6 +28,8 @@ from parakeet_stt.model.encoder import Floats
 
 _CONFIG = "model_config.yaml"
 _WEIGHTS = "model_weights.ckpt"
+
+_TAR_MAGIC, _TAR_MAGIC_OFFSET = b"ustar", 257  # Of an archive that is not compressed.
 
 _STORAGES: dict[str, Any] = {
     "FloatStorage": np.float32,
@@ -58,7 +62,7 @@ class NemoArchive:
         try:
             self._tar = tarfile.open(path)  # noqa: SIM115 (tensors are read from it later)
             config = yaml.safe_load(self._member(_CONFIG))
-            self._zip = zipfile.ZipFile(self._member(_WEIGHTS))
+            self._zip = zipfile.ZipFile(_seekable(self._member(_WEIGHTS), path))
             pickled, self._folder = self._description()
             tensors = _TensorUnpickler(pickled, path).load()
         except ModelFormatError:
@@ -124,6 +128,20 @@ class NemoArchive:
             return view.astype(np.float32)
 
         return read
+
+
+def _seekable(weights: IO[bytes], archive: Path) -> IO[bytes]:
+    """A file in which every tensor can be reached at once.
+
+    In a compressed archive, each step back would decompress everything before it again.
+    """
+    with archive.open("rb") as file:
+        file.seek(_TAR_MAGIC_OFFSET)
+        if file.read(len(_TAR_MAGIC)) == _TAR_MAGIC:
+            return weights
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 (tensors are read from it later)
+    shutil.copyfileobj(weights, copy, 1 << 20)
+    return copy
 
 
 @dataclass(frozen=True)
