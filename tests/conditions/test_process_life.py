@@ -184,7 +184,8 @@ start = threading.Barrier(4)
 
 def work():
     start.wait()
-    print("text:", asyncio.run(speak(engine)))
+    text = asyncio.run(speak(engine))
+    sys.stdout.write(f"text: {text}\\n")  # print() writes the end of a line by itself.
 
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads: thread.start()

@@ -42,6 +42,7 @@ from pipecat.transcriptions.language import Language
 from parakeet_stt import Engine, Hypothesis, ParakeetSTTService, Transcript
 from parakeet_stt.bench.pipecat import hear
 from parakeet_stt.errors import ConfigurationError
+from parakeet_stt.pipecat import segments
 from parakeet_stt.pipecat.player import Player
 from parakeet_stt.pipecat.segments import STALL_SECONDS
 from parakeet_stt.settings import PARAKEET_TTFS_P99
@@ -70,10 +71,22 @@ def wer(reference: str, text: str) -> float:
 
 
 @pytest.mark.realtime
-async def test_a_segment_gives_interims_then_one_final(backend: str) -> None:
-    # In real time: an interim is formed when 100 ms of audio are new and the machine has time.
-    frames = [f for frame in spoken(0) for f in (frame, SleepFrame(sleep=0.02))]
-    out = await run(service(backend), frames)
+async def test_a_segment_gives_interims_then_one_final(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(segments, "STALL_SECONDS", PATIENCE)  # The pauses are no stalls.
+    frames = spoken(0)
+
+    async def speak(worker: PipelineWorker, listener: Listener) -> None:
+        """Pause twice within the words, until an interim shows those before."""
+        for part in (frames[:80], frames[80:105]):
+            before = len(interims(listener.frames))
+            await worker.queue_frames(part)
+            await eventually(lambda before=before: len(interims(listener.frames)) > before)  # type: ignore[misc]
+        await worker.queue_frames(frames[105:])
+        await eventually(lambda: bool(finals(listener.frames)))
+
+    out = (await drive(speak, service(backend))).frames
     (final,) = finals(out)
     assert final.text == CLEAR[0].text
     assert final.finalized
