@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
 ENV PIP_CACHE_DIR=/var/cache/pip
 
-# With MLX, for models that have no ONNX export.
+# With MLX, for PARAKEET_BACKEND=mlx.
 FROM sources AS build
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --constraint constraints.txt ".[server,mlx]"
@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
     pip install --constraint constraints.txt ".[server,cuda]"
 
 FROM python:${PYTHON}-slim AS base
-# A fast BLAS for MLX on CPUs, and the formats that libsndfile does not know.
+# A fast BLAS for MLX on CPUs (PARAKEET_BACKEND=mlx), and the formats that libsndfile does not know.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ffmpeg libopenblas0 \
     && rm -rf /var/lib/apt/lists/* \

@@ -166,3 +166,8 @@ def test_a_file_name_that_is_not_utf8_is_written_as_it_is(tmp_path: Path) -> Non
     text = FIRST.text.encode()
     assert done.returncode == 0, done.stderr
     assert done.stdout == b"".join(name + b": " + text + b"\n" for name in names)
+
+
+def test_every_precision_of_the_settings_can_be_given() -> None:
+    done = parakeet("transcribe", FIRST.path, "--model", "tiny", "--precision", "INT8")
+    assert (done.returncode, done.stdout.strip()) == (0, FIRST.text)

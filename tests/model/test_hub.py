@@ -101,6 +101,13 @@ def test_a_known_model_has_several_names_and_a_repository_per_encoder(
     assert len(languages_of(source)) == (25 if V3 in source.casefold() else 1)
 
 
+def test_int8_downloads_the_checkpoint_of_a_known_model(known: Hub, tmp_path: Path) -> None:
+    model = load_model(V3, backend="onnx", precision="int8", cache_dir=tmp_path)
+    assert (model.encoder.name, model.encoder.precision) == ("onnx", "int8")
+    assert known.transfers("encoder-model.onnx") == []
+    assert model.transcribe(RECORDINGS[0].samples()).text == RECORDINGS[0].text
+
+
 def test_the_bundled_model_is_found_in_any_case() -> None:
     assert find_model("Tiny", "auto", False).source == "tiny"
 

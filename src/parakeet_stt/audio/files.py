@@ -121,7 +121,7 @@ class AudioFile:
         self._ffmpeg = Ffmpeg(self._path, self._name, self._check)
 
     def duration(self) -> float | None:
-        """Length in seconds by its header, or None if only decoding the file can tell.
+        """Length in seconds by its header; None if the header does not state it.
 
         Raises:
             AudioError: The file does not exist, or its sample rate or number of channels is out
@@ -141,7 +141,10 @@ class AudioFile:
         return seconds
 
     def blocks(self, seconds: float = 10.0) -> Generator[Samples, None, None]:
-        """Its audio, ``float32 [samples]``, mono, 16 kHz, about so many seconds at a time.
+        """Read the audio, ``float32 [samples]``, mono, 16 kHz, in blocks.
+
+        Args:
+            seconds: Approximate length of a block.
 
         Raises:
             AudioError: The file does not exist, cannot be decoded or holds no audio.

@@ -7,6 +7,7 @@ there are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable
@@ -144,11 +145,11 @@ class Conversation:
         try:
             if self._dialect.closing and self._listening is not None:
                 self._note(f"> {self._dialect.closing!s}")
-                await self._socket.send(self._dialect.closing)
+                # The server may have closed the connection already; its reason is shown below.
+                with contextlib.suppress(ConnectionClosed):
+                    await self._socket.send(self._dialect.closing)
                 # So that no work of ours is left on the server when the next clients come.
                 await asyncio.wait([self._listening], timeout=_CLOSING_SECONDS)
-        except ConnectionClosed:
-            pass  # It hung up first.
         finally:
             await self._socket.close()
         if self._listening is not None:
@@ -206,13 +207,12 @@ class Conversation:
                 return
 
     async def _listen(self) -> None:
-        try:
+        # An utterance that is under way fails when its next audio is sent: see `say`.
+        with contextlib.suppress(ConnectionClosed):
             async for raw in self._socket:
                 message = self._read(raw)
                 if self._utterance is not None:
                     self._utterance.hear(message, self._loop.time())
-        except ConnectionClosed:
-            pass  # Whoever sends next finds out.
 
     def _read(self, raw: str | bytes) -> Message:
         self._note(f"< {raw if isinstance(raw, str) else f'{len(raw)} bytes'}")

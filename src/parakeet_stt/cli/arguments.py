@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 from parakeet_stt.errors import ConfigurationError
-from parakeet_stt.settings import ParakeetSettings, load_settings
+from parakeet_stt.settings import Backend, Device, ParakeetSettings, Precision, load_settings
 
 _MODEL_ARGUMENTS = {
     "--model": {
@@ -15,17 +16,17 @@ _MODEL_ARGUMENTS = {
     },
     "--backend": {
         "type": str.lower,
-        "choices": ("auto", "mlx", "onnx"),
+        "choices": get_args(Backend),
         "help": "PARAKEET_BACKEND",
     },
     "--device": {
         "type": str.lower,
-        "choices": ("auto", "gpu", "cpu", "cuda", "mps"),
+        "choices": (*get_args(Device), "cuda", "mps"),
         "help": "PARAKEET_DEVICE",
     },
     "--precision": {
         "type": str.lower,
-        "choices": ("auto", "bf16", "fp32"),
+        "choices": get_args(Precision),
         "help": "PARAKEET_PRECISION",
     },
 }

@@ -159,7 +159,7 @@ def _device(mlx_problem: str | None) -> _Check:
         return _Check("device", f"{device_name()}, through MLX, in bf16", True)
     return _Check(
         "device",
-        f"CPU: ONNX Runtime if the model has an ONNX encoder, otherwise MLX{advice}",
+        f"CPU, through ONNX Runtime{advice}",
         None if nvidia else True,
     )
 
@@ -214,7 +214,8 @@ def _model(settings: ParakeetSettings, backend: Backend) -> _Check:
     """Load the configured model and transcribe with it, if it is on this machine."""
     try:
         gpu = backend != "onnx" and mlx_has_gpu(settings.device)
-        found = hub.cached_model(settings.model, backend, gpu, settings.cache_dir)
+        int8 = settings.precision == "int8"
+        found = hub.cached_model(settings.model, backend, gpu, settings.cache_dir, int8)
         if found is None:
             return _Check(
                 "model", f"{settings.model} is not downloaded yet; the first start does that", None

@@ -72,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
 
     Args:
         command: The module that adds the arguments, imported when the parser is first used.
-        **kwargs: As :class:`argparse.ArgumentParser`.
+        **kwargs: Arguments of :class:`argparse.ArgumentParser`.
     """
 
     def __init__(self, *, command: str | None = None, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As :class:`argparse.ArgumentParser`, with the command's arguments."""
+        """Add the command's arguments, then parse."""
         if self._command is not None:
             module = import_module(f"parakeet_stt.cli.{self._command}")
             self._command = None

@@ -25,10 +25,10 @@ class Engine:
     Args:
         source: The model: ``tiny`` (bundled), a known name, a Hugging Face id or a folder;
             ``PARAKEET_MODEL`` if None.
-        precision: As :func:`~parakeet_stt.load_model`.
-        backend: As :func:`~parakeet_stt.load_model`.
-        device: As :func:`~parakeet_stt.load_model`.
-        cache_dir: As :func:`~parakeet_stt.load_model`.
+        precision: ``bf16``, ``fp32``, ``int8`` or ``auto``; ``PARAKEET_PRECISION`` if None.
+        backend: ``mlx``, ``onnx`` or ``auto``; ``PARAKEET_BACKEND`` if None.
+        device: ``gpu``, ``cpu`` or ``auto``; ``PARAKEET_DEVICE`` if None.
+        cache_dir: Folder for downloads; ``PARAKEET_CACHE_DIR`` if None, otherwise Hugging Face's.
         batch_size: Maximum number of windows that are encoded together. Warming the model up
             finds out whether the device is faster with fewer.
         batch_window: Maximum delay, in seconds, for batching a final with finals of other sessions.
@@ -78,8 +78,8 @@ class Engine:
 
         Args:
             settings: Model, precision, backend, device and cache folder.
-            batch_size: As the argument of :class:`Engine`.
-            batch_window: As the argument of :class:`Engine`.
+            batch_size: Maximum number of windows that are encoded together.
+            batch_window: Maximum delay of a final, in seconds, for batching it with others.
         """
         return cls(
             settings.model,

@@ -19,7 +19,11 @@ from parakeet_stt.settings import Backend
 
 
 def find_model(
-    source: str, backend: Backend, has_gpu: bool, cache_dir: Path | None = None
+    source: str,
+    backend: Backend,
+    has_gpu: bool,
+    cache_dir: Path | None = None,
+    needs_checkpoint: bool = False,
 ) -> ModelFiles:
     """Find a model's files, and download them if they are not cached.
 
@@ -31,6 +35,7 @@ def find_model(
         backend: What should run the encoder.
         has_gpu: Whether MLX has a GPU, which decides ``auto``.
         cache_dir: Folder for downloads; Hugging Face's own cache by default.
+        needs_checkpoint: Whether the export of a known model is of no use, as for int8.
 
     Raises:
         ModelNotFoundError: There is no such model, folder or repository, or a file is missing.
@@ -38,10 +43,10 @@ def find_model(
         ModelFormatError: This version cannot run the configuration.
         ConfigurationError: The model has no encoder for the chosen backend.
     """
-    cached = cached_model(source, backend, has_gpu, cache_dir)
+    cached = cached_model(source, backend, has_gpu, cache_dir, needs_checkpoint)
     if cached is not None:
         return cached
-    preferred, *others = _candidates(source, backend, has_gpu, cache_dir)
+    preferred, *others = _candidates(source, backend, has_gpu, cache_dir, needs_checkpoint)
     try:
         folder = preferred.repository.download(preferred.select)
         return read_folder(source, folder, preferred.backend, has_gpu)
@@ -55,7 +60,11 @@ def find_model(
 
 
 def cached_model(
-    source: str, backend: Backend, has_gpu: bool, cache_dir: Path | None = None
+    source: str,
+    backend: Backend,
+    has_gpu: bool,
+    cache_dir: Path | None = None,
+    needs_checkpoint: bool = False,
 ) -> ModelFiles | None:
     """Find a model's files on this machine; None if :func:`find_model` would download them.
 
@@ -67,7 +76,8 @@ def cached_model(
     path = Path(source).expanduser()
     if path.is_dir() or (path.suffix == ".nemo" and path.is_file()):
         return read_folder(source, path, backend, has_gpu)
-    return _candidates(source, backend, has_gpu, cache_dir)[0].read_cached(source)
+    candidates = _candidates(source, backend, has_gpu, cache_dir, needs_checkpoint)
+    return candidates[0].read_cached(source)
 
 
 def is_cached(repository: str, cache_dir: Path | None = None) -> bool:
@@ -109,7 +119,11 @@ class _Candidate:
 
 
 def _candidates(
-    source: str, backend: Backend, has_gpu: bool, cache_dir: Path | None
+    source: str,
+    backend: Backend,
+    has_gpu: bool,
+    cache_dir: Path | None,
+    needs_checkpoint: bool,
 ) -> list[_Candidate]:
     """The repositories of a source, the preferred one first."""
     name, at, revision = source.partition("@")
@@ -126,6 +140,8 @@ def _candidates(
         return [mlx]
     if name.casefold() == known.onnx.casefold():
         return [onnx]
+    if needs_checkpoint:
+        return [mlx]
     return [mlx, onnx] if backend == "auto" and has_gpu else [onnx, mlx]
 
 

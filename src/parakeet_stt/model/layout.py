@@ -134,8 +134,8 @@ def read_folder(source: str, folder: Path, backend: Backend, has_gpu: bool) -> M
     Args:
         source: The name, folder or id that the caller gave.
         folder: The folder, or a ``.nemo`` archive.
-        backend: As in :func:`choose_executor`.
-        has_gpu: As in :func:`choose_executor`.
+        backend: The setting: ``mlx``, ``onnx`` or ``auto``.
+        has_gpu: Whether MLX has a GPU, which decides ``auto`` for a checkpoint.
 
     Raises:
         ModelNotFoundError: The folder holds no model, or lacks one of its files.

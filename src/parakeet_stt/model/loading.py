@@ -43,9 +43,10 @@ def load_model(
     on), and otherwise has the setting's default.
 
     Args:
-        source: ``tiny``, a known name, a folder, or a Hugging Face id, which may end in
-            ``@revision``.
-        precision: ``bf16``, ``fp32``, or ``auto`` (the default): bf16 on a GPU, fp32 on a CPU.
+        source: ``tiny``, a known name, a folder, a ``.nemo`` file, or a Hugging Face id, which may
+            end in ``@revision``.
+        precision: ``bf16`` (MLX only), ``fp32``, ``int8`` (checkpoints on ONNX Runtime only), or
+            ``auto`` (the default): bf16 for MLX on a GPU, otherwise fp32.
         backend: ``mlx``, ``onnx`` or ``auto`` (the default).
         device: ``gpu``, ``cpu`` or ``auto`` (the default). MLX has one device per process.
         cache_dir: Folder for downloads; Hugging Face's own cache by default.
@@ -71,7 +72,13 @@ def load_model(
     gpu = chosen_backend != "onnx" and mlx_has_gpu(settings.device)
     try:
         # Without the lock: one model's download must not delay other models.
-        files = hub.find_model(settings.model, chosen_backend, gpu, settings.cache_dir)
+        files = hub.find_model(
+            settings.model,
+            chosen_backend,
+            gpu,
+            settings.cache_dir,
+            needs_checkpoint=settings.precision == "int8",
+        )
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({missing})" if missing else str(error)) from error
     with _loading:

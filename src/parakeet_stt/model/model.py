@@ -118,7 +118,7 @@ class Model:
             self._warned = True
             logger.warning(
                 f"attention 'local' has no effect: the encoder of {self.name} was exported to ONNX "
-                f"with full attention. Use 'auto' or 'full', or a model for backend 'mlx'."
+                f"with full attention. Use 'auto' or 'full', or a checkpoint of the model."
             )
 
     def transcribe(
@@ -137,9 +137,10 @@ class Model:
         Args:
             audio: A path; the bytes of a file; an open binary file; or an array ``[samples]`` or
                 ``[samples, channels]`` of floats within -1 to 1, int16, int32 or uint8.
-            context_size: As in :meth:`transcribe_stream`.
-            attention: As in :meth:`transcribe_stream`.
-            boost: As in :meth:`transcribe_stream`.
+            context_size: Left and right context in encoder frames of 80 ms; (256, 256) by default.
+            attention: ``full``, ``local``, or ``auto`` (the default): ``local`` if the encoder
+                supports it.
+            boost: Phrases to prefer, each with its weight above 0 and up to 10; none by default.
             progress: Called with the seconds of audio that have been processed.
             sample_rate: Sample rate of an array, Hz; 16,000 by default. Not for files, which
                 state their own.

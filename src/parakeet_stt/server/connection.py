@@ -116,7 +116,9 @@ class Connection(Generic[M]):
         """Send audio to the session.
 
         Raises:
-            ParakeetError: As :meth:`~parakeet_stt.Session.send`.
+            SessionClosedError: The session is finishing or closed.
+            AudioError: The samples have another shape or type.
+            BacklogError: Too much audio waits for inference.
         """
         self.session.send(samples)
         self.server.metrics.audio.labels(self._protocol).inc(len(samples) / SAMPLE_RATE)

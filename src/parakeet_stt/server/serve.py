@@ -274,7 +274,7 @@ async def serve(settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT; a second signal stops without waiting for open sessions.
 
     Raises:
-        ParakeetError: As :meth:`Running.open`.
+        ParakeetError: A port cannot be opened, or the model cannot be loaded.
     """
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()

@@ -139,7 +139,11 @@ class OnnxSession:
 
 
 def _options(size: int) -> Any:
-    """Options for a graph with weights of so many bytes."""
+    """Options for a network.
+
+    Args:
+        size: Bytes of its weights.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     threads = 1 if size <= _SMALL_BYTES else min(os.cpu_count() or 1, _MAX_THREADS)

@@ -229,7 +229,7 @@ class Deepgram(Protocol[Message]):
                 return True
             case CloseStream() if final.transcript.end > self._final_end:
                 return True
-        # The client was told of speech, and has to learn that there were no words.
+        # The client received a start of speech; an empty result ends it.
         started = bool(self._starts) and self._starts[0] < final.transcript.end
         return bool(self._interim) or (started and self._options.vad_events)
 
